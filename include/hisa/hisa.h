@@ -87,10 +87,10 @@ HISA_API const char *hisa_comm_name(const hisa_comm_t *comm);
  * default is 60. Local, but ranks do well to agree. seconds must be finite and greater than 0. */
 HISA_API hisa_status_t hisa_comm_set_deadline(hisa_comm_t *comm, double seconds);
 
-/* Collective over host memory: makes one outcome of the ranks' local outcomes. `status` (may differ) is this rank's own,
- * `message` (may differ, may be NULL, used only where status is not HISA_OK) its cause in one line. Returns HISA_OK on
- * every rank if every rank passed HISA_OK; otherwise every rank returns the status of the lowest rank that failed, and
- * hisa_last_error() reads "rank R: MESSAGE" on each. */
+/* Collective over host memory: makes one outcome of the ranks' local outcomes. `status` (may differ) is this rank's
+ * own, `message` (may differ, may be NULL, used only where status is not HISA_OK) its cause in one line. Returns
+ * HISA_OK on every rank if every rank passed HISA_OK; otherwise every rank returns the status of the lowest rank that
+ * failed, and hisa_last_error() reads "rank R: MESSAGE" on each. */
 HISA_API hisa_status_t hisa_comm_agree(hisa_comm_t *comm, hisa_status_t status, const char *message);
 
 /* ---------------------------------------------------------------------------------------------- index */
@@ -150,8 +150,8 @@ typedef enum hisa_keys_on {
 HISA_API hisa_status_t hisa_index_append(hisa_index_t *index, int32_t sequence, int64_t num_tokens, const void *keys,
                                          const float *key_scales, hisa_keys_on_t keys_on, void *stream);
 
-/* Drops all tokens at positions >= new_length (0 <= new_length <= length) and refreshes the pooled key of the block that
- * was cut: rollback of speculative tokens, reuse of a sequence. Local, every rank must make the same calls. */
+/* Drops all tokens at positions >= new_length (0 <= new_length <= length) and refreshes the pooled key of the block
+ * that was cut: rollback of speculative tokens, reuse of a sequence. Local, every rank must make the same calls. */
 HISA_API hisa_status_t hisa_index_truncate(hisa_index_t *index, int32_t sequence, int64_t new_length, void *stream);
 
 /* Replaces the tokens of blocks [first_block, first_block + num_blocks), all of which must hold tokens, and refreshes
@@ -165,9 +165,9 @@ HISA_API hisa_status_t hisa_index_overwrite(hisa_index_t *index, int32_t sequenc
 HISA_API hisa_status_t hisa_index_length(const hisa_index_t *index, int32_t sequence, int64_t *length);
 HISA_API hisa_status_t hisa_index_local_length(const hisa_index_t *index, int32_t sequence, int64_t *length);
 
-/* The law of ownership, for engines that place their own cache by it. `position` may be at or past the length, below the
- * capacity. owner: the rank that stores it. slot: its place among that rank's tokens of the sequence, as `local` results
- * name it. Either may be NULL. Local. */
+/* The law of ownership, for engines that place their own cache by it. `position` may be at or past the length, below
+ * the capacity. owner: the rank that stores it. slot: its place among that rank's tokens of the sequence, as `local`
+ * results name it. Either may be NULL. Local. */
 HISA_API hisa_status_t hisa_index_locate(const hisa_index_t *index, int32_t sequence, int64_t position, int *owner,
                                          int64_t *slot);
 
@@ -206,14 +206,15 @@ typedef enum hisa_placement {
     HISA_PLACE_REPLICATED = 0, /* all rows on every rank */
     HISA_PLACE_OWNER = 1,      /* a rank gets its own rows: those it passed if queries are sharded, else rows
                                   [M*rank/ranks, M*(rank+1)/ranks) of the M rows (integer division) */
-    HISA_PLACE_LOCAL = 2       /* for all rows, the selected tokens that this rank stores, as slots (hisa_index_locate) in
-                                  ascending order */
+    HISA_PLACE_LOCAL = 2 /* for all rows, the selected tokens that this rank stores, as slots (hisa_index_locate) in
+                            ascending order */
 } hisa_placement_t;
 
 /* flags */
-#define HISA_SELECT_UNCHECKED 1u /* skip the agreement on arguments across ranks, one small host collective: the caller
-                                    vouches that they agree. Sharded queries then need rows_per_rank */
-#define HISA_SELECT_TIMED 2u     /* measure the time of each step (hisa_index_stats); may synchronise the stream */
+#define HISA_SELECT_UNCHECKED                                                                                          \
+    1u                       /* skip the agreement on arguments across ranks, one small host collective: the caller    \
+                                vouches that they agree. Sharded queries then need rows_per_rank */
+#define HISA_SELECT_TIMED 2u /* measure the time of each step (hisa_index_stats); may synchronise the stream */
 
 typedef struct hisa_select_options {
     size_t struct_size;           /* set by hisa_select_options_init */
@@ -250,7 +251,8 @@ typedef struct hisa_selection {
     size_t struct_size; /* set by hisa_selection_init */
     int32_t *indices;   /* [R][k]: selected positions (slots if local), ascending, padded with -1 */
     int32_t *counts;    /* [R]: entries that are not padding; may be NULL, but not if local */
-    float *scores;      /* [R][k]: token scores of the entries, padded with 0; NULL (default): none. Not in mode block */
+    float *scores;      /* [R][k]: token scores of the entries, padded with 0; -0 is given as 0, any NaN as the quiet
+                           one. NULL (default): none. Not in mode block */
 } hisa_selection_t;
 
 HISA_API void hisa_selection_init(hisa_selection_t *selection);
@@ -261,10 +263,10 @@ HISA_API void hisa_selection_init(hisa_selection_t *selection);
 HISA_API hisa_status_t hisa_select_workspace_size(const hisa_index_t *index, const hisa_select_options_t *options,
                                                   int64_t max_rows, size_t *bytes);
 
-/* Selects, for each row, the first min(k, candidates) candidates in the total order: higher score first, equal scores by
- * lower position, -0 equal to +0, NaN last. The result is the same bytes for any number of ranks, stripe, chunking of
- * appends, tiling and exchange. Collective. workspace: backend memory, 256-byte aligned, of at least the size asked for
- * with the same options; its content need not survive between calls. stream as in append.
+/* Selects, for each row, the first min(k, candidates) candidates in the total order: higher score first, equal scores
+ * by lower position, -0 equal to +0, NaN last. The result is the same bytes for any number of ranks, stripe, chunking
+ * of appends, tiling and exchange. Collective. workspace: backend memory, 256-byte aligned, of at least the size asked
+ * for with the same options; its content need not survive between calls. stream as in append.
  *
  * Errors are agreed (unless HISA_SELECT_UNCHECKED): every rank returns the same status before anything is enqueued, and
  * the selection is not written. A lost peer gives HISA_ERR_TIMEOUT or HISA_ERR_COMM, and poisons the communicator; the
@@ -288,7 +290,7 @@ typedef enum hisa_step {
 #define HISA_STEP_ENUM(name, text) name,
     HISA_STEP_MAP(HISA_STEP_ENUM)
 #undef HISA_STEP_ENUM
-    HISA_STEP_COUNT
+        HISA_STEP_COUNT
 } hisa_step_t;
 
 typedef struct hisa_step_stats {
@@ -299,10 +301,10 @@ typedef struct hisa_step_stats {
 } hisa_step_stats_t;
 
 typedef struct hisa_stats {
-    size_t struct_size;                      /* set by the caller to sizeof(hisa_stats_t) */
-    int64_t calls;                           /* hisa_select calls that succeeded */
-    int64_t rows;                            /* rows of those calls, over all ranks */
-    hisa_exchange_t exchange;                /* of the last call: OWNER or ONESHOT */
+    size_t struct_size;       /* set by the caller to sizeof(hisa_stats_t) */
+    int64_t calls;            /* hisa_select calls that succeeded */
+    int64_t rows;             /* rows of those calls, over all ranks */
+    hisa_exchange_t exchange; /* of the last call: OWNER or ONESHOT */
     hisa_step_stats_t steps[HISA_STEP_COUNT];
 } hisa_stats_t;
 

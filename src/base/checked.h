@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/inline.h"
+
 /* *out = a * b; false where that overflows or an operand is negative. */
 static inline bool hisa_mul(int64_t a, int64_t b, int64_t *out) {
     return a >= 0 && b >= 0 && !__builtin_mul_overflow(a, b, out);
@@ -15,8 +17,8 @@ static inline bool hisa_add(int64_t a, int64_t b, int64_t *out) {
     return a >= 0 && b >= 0 && !__builtin_add_overflow(a, b, out);
 }
 
-static inline int64_t hisa_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static inline int64_t hisa_min(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t hisa_max(int64_t a, int64_t b) { return a > b ? a : b; }
+HISA_INLINE int64_t hisa_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+HISA_INLINE int64_t hisa_min(int64_t a, int64_t b) { return a < b ? a : b; }
+HISA_INLINE int64_t hisa_max(int64_t a, int64_t b) { return a > b ? a : b; }
 
 #endif
