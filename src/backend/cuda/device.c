@@ -1,0 +1,176 @@
+/* Opening, memory, and the table. */
+#include <stdlib.h>
+
+#include "backend/cuda/cuda.h"
+#include "base/checked.h"
+#include "base/error.h"
+
+static void cuda_close(hisa_device_t *device) { free(device); }
+
+static hisa_status_t choose_device(int asked, int *ordinal) {
+    int count = 0;
+    hisa_status_t status = hisa_cuda_status(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
+    if (status == HISA_OK && asked < -1) {
+        return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "device is %d: use an ordinal, or -1 for the current one", asked);
+    }
+    if (status == HISA_OK && asked >= count) {
+        return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "device %d is not one of the %d present", asked, count);
+    }
+    *ordinal = asked;
+    if (status == HISA_OK && asked == -1) {
+        status = hisa_cuda_status(cudaGetDevice(ordinal), "cudaGetDevice");
+    }
+    int major = 0;
+    if (status == HISA_OK) {
+        status = hisa_cuda_status(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, *ordinal),
+                                  "cudaDeviceGetAttribute");
+    }
+    if (status == HISA_OK && major < 8) {
+        return hisa_fail(HISA_ERR_UNSUPPORTED, "device %d has compute capability %d.x: 8.0 or newer is needed",
+                         *ordinal, major);
+    }
+    return status;
+}
+
+static hisa_status_t cuda_open(const hisa_index_config_t *config, hisa_device_t **device) {
+    int ordinal = -1;
+    hisa_status_t status = choose_device(config->device, &ordinal);
+    if (status != HISA_OK) {
+        return status;
+    }
+    hisa_cuda_t *cuda = calloc(1, sizeof *cuda);
+    if (cuda == NULL) {
+        return hisa_fail(HISA_ERR_NO_MEMORY, "cannot allocate the CUDA backend");
+    }
+    cuda->device.ops = &hisa_backend_cuda;
+    cuda->ordinal = ordinal;
+    cuda->block_size = config->block_size;
+    /* Makes the context now, and finds an error that the caller's earlier work left behind. */
+    HISA_CUDA_RUN(status, &cuda->device, "opening the device", cudaFree(NULL));
+    if (status != HISA_OK) {
+        cuda_close(&cuda->device);
+        return status;
+    }
+    *device = &cuda->device;
+    return HISA_OK;
+}
+
+/* Zeroed before any stream of the caller's can see it: a stream need not wait for the default one. */
+static cudaError_t take_zeroed(size_t bytes, void **memory) {
+    cudaError_t error = cudaMalloc(memory, bytes);
+    if (error == cudaSuccess) {
+        error = cudaMemset(*memory, 0, bytes);
+        if (error == cudaSuccess) {
+            error = cudaStreamSynchronize(NULL);
+        }
+        if (error != cudaSuccess) {
+            cudaFree(*memory);
+        }
+    }
+    return error;
+}
+
+static hisa_status_t cuda_alloc(hisa_device_t *device, int64_t bytes, void **memory) {
+    hisa_status_t status;
+    void *fresh = NULL;
+    if (bytes < 0) {
+        return hisa_fail(HISA_ERR_NO_MEMORY, "cannot allocate %lld bytes", (long long)bytes);
+    }
+    HISA_CUDA_RUN(status, device, "allocating device memory", take_zeroed((size_t)hisa_max(1, bytes), &fresh));
+    if (status == HISA_ERR_NO_MEMORY) {
+        return hisa_fail(status, "cannot allocate %lld bytes of device memory", (long long)bytes);
+    }
+    if (status == HISA_OK) {
+        *memory = fresh;
+    }
+    return status;
+}
+
+static void cuda_release(hisa_device_t *device, void *memory) {
+    if (memory != NULL) {
+        const hisa_cuda_scope_t scope = hisa_cuda_enter(device);
+        cudaFree(memory);
+        hisa_cuda_leave(&scope);
+    }
+}
+
+static hisa_status_t move(hisa_device_t *device, void *to, const void *from, int64_t bytes, enum cudaMemcpyKind kind,
+                          void *stream) {
+    hisa_status_t status = HISA_OK;
+    if (bytes > 0) {
+        HISA_CUDA_RUN(status, device, "copying", cudaMemcpyAsync(to, from, (size_t)bytes, kind, (cudaStream_t)stream));
+    }
+    return status;
+}
+
+static hisa_status_t cuda_copy(hisa_device_t *device, void *to, const void *from, int64_t bytes, void *stream) {
+    return move(device, to, from, bytes, cudaMemcpyDeviceToDevice, stream);
+}
+
+static hisa_status_t cuda_synchronize(hisa_device_t *device, void *stream) {
+    hisa_status_t status;
+    HISA_CUDA_RUN(status, device, "waiting for the stream", cudaStreamSynchronize((cudaStream_t)stream));
+    return status;
+}
+
+static hisa_status_t cuda_to_host(hisa_device_t *device, void *host, const void *from, int64_t bytes, void *stream) {
+    const hisa_status_t status = move(device, host, from, bytes, cudaMemcpyDeviceToHost, stream);
+    return status == HISA_OK ? cuda_synchronize(device, stream) : status;
+}
+
+static hisa_status_t cuda_from_host(hisa_device_t *device, void *to, const void *host, int64_t bytes, void *stream) {
+    const hisa_status_t status = move(device, to, host, bytes, cudaMemcpyHostToDevice, stream);
+    return status == HISA_OK ? cuda_synchronize(device, stream) : status;
+}
+
+/* Queries are decoded where they are used. */
+static int64_t cuda_queries_bytes(const hisa_device_t *device, int64_t rows) {
+    (void)device;
+    (void)rows;
+    return 0;
+}
+
+static int64_t cuda_scratch_bytes(const hisa_device_t *device, int64_t rows, int32_t width, int32_t top_k,
+                                  int64_t blocks, int32_t ranks, bool flat) {
+    const int64_t size = hisa_cuda_of(device)->block_size;
+    return flat ? hisa_cuda_flat_scratch(rows, (int32_t)hisa_min(top_k, blocks * size), ranks)
+                : hisa_cuda_two_stage_scratch(rows, width, blocks, ranks);
+}
+
+const hisa_backend_ops_t hisa_backend_cuda = {
+    .name = "cuda",
+    .kind = HISA_BACKEND_CUDA,
+    .device_memory = true,
+    .open = cuda_open,
+    .close = cuda_close,
+    .alloc = cuda_alloc,
+    .release = cuda_release,
+    .copy = cuda_copy,
+    .to_host = cuda_to_host,
+    .from_host = cuda_from_host,
+    .synchronize = cuda_synchronize,
+    .check_memory = hisa_cuda_check_memory,
+    .set_length = hisa_cuda_set_length,
+    /* Some 16 thread blocks a multiprocessor in every launch, at the least. */
+    .tile_rows = 1024,
+    .queries_bytes = cuda_queries_bytes,
+    .scratch_bytes = cuda_scratch_bytes,
+    .write_tokens = hisa_cuda_write_tokens,
+    .pool_blocks = hisa_cuda_pool_blocks,
+    .check_rows = hisa_cuda_check_rows,
+    .make_rows = hisa_cuda_make_rows,
+    .prepare_queries = hisa_cuda_prepare_queries,
+    .score_blocks = hisa_cuda_score_blocks,
+    .merge_blocks = hisa_cuda_merge_blocks,
+    .list_to_work = hisa_cuda_list_to_work,
+    .plan_tokens = hisa_cuda_plan_tokens,
+    .score_tokens = hisa_cuda_score_tokens,
+    .select_tokens = hisa_cuda_select_tokens,
+    .emit = hisa_cuda_emit,
+    .flat_scan = hisa_cuda_flat_scan,
+    .flat_trim = hisa_cuda_flat_trim,
+    .flat_receive = hisa_cuda_flat_receive,
+    .flat_merge = hisa_cuda_flat_merge,
+    .flat_emit = hisa_cuda_flat_emit,
+    .flat_emit_local = hisa_cuda_flat_emit_local,
+};

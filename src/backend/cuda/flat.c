@@ -1,0 +1,129 @@
+/* Mode flat: scratch laid out, kernels launched. */
+#include "backend/cuda/cuda.h"
+#include "base/checked.h"
+#include "base/error.h"
+
+/* Scores of a chunk of tokens of all rows lie in scratch: enough of them that a launch fills the device however few the
+ * rows are, and no more than 64K tokens at a time for a single one. */
+enum { PANEL = 128, CHUNK_LEAST = 4096, CHUNK_MOST = 65536, CHUNK_SCORES = 1 << 22 };
+
+static int64_t chunk_of(int64_t rows) {
+    const int64_t even = CHUNK_SCORES / hisa_max(1, rows) / PANEL * PANEL;
+    return hisa_max(CHUNK_LEAST, hisa_min(CHUNK_MOST, even));
+}
+
+/* At least chunk_of(rows) * rows, and growing with rows. */
+static int64_t most_scores(int64_t rows) {
+    return hisa_max(rows * CHUNK_LEAST, hisa_min(rows * CHUNK_MOST, CHUNK_SCORES));
+}
+
+int64_t hisa_cuda_flat_scratch(int64_t rows, int32_t list_width, int32_t ranks) {
+    const int64_t scan = rows * (int64_t)sizeof(hisa_flat_state_t) + most_scores(rows) * (int64_t)sizeof(float);
+    const int64_t trim =
+        (INT64_C(2) + ranks) * (int64_t)sizeof(int64_t) + rows * (list_width + INT64_C(1)) * (int64_t)sizeof(uint64_t);
+    const int64_t merge = rows * ranks * (list_width + INT64_C(1)) * (int64_t)sizeof(int32_t);
+    return hisa_max(scan, hisa_max(trim, merge));
+}
+
+static cudaError_t scan_chunks(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t top_k, int32_t list_width,
+                               uint64_t *list, uint64_t *bound, void *stream) {
+    hisa_flat_state_t *state = tile->scratch;
+    float *score = (float *)(void *)(state + tile->rows);
+    const int64_t chunk = chunk_of(tile->rows);
+    const int64_t tokens = shard->local_blocks * shard->block_size;
+    int error = (int)cudaMemsetAsync(state, 0, (size_t)tile->rows * sizeof *state, (cudaStream_t)stream);
+    for (int64_t begin = 0; begin < tokens && error == cudaSuccess; begin += chunk) {
+        error = hisa_cuda_launch_flat_score(shard, tile, begin, chunk, score, stream);
+        if (error == cudaSuccess) {
+            error =
+                hisa_cuda_launch_flat_keep(shard, tile, top_k, list_width, begin, chunk, score, list, state, stream);
+        }
+    }
+    if (error == cudaSuccess) {
+        error = hisa_cuda_launch_flat_finish(tile->rows, list_width, state, list, bound, stream);
+    }
+    return (cudaError_t)error;
+}
+
+hisa_status_t hisa_cuda_flat_scan(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                  int32_t top_k, int32_t list_width, uint64_t *list, uint64_t *bound,
+                                  int64_t *keys_scored, void *stream) {
+    hisa_status_t status;
+    HISA_CUDA_RUN(status, device, "scanning tokens", scan_chunks(shard, tile, top_k, list_width, list, bound, stream));
+    /* A bound: how many are in sight is known on the device alone. */
+    *keys_scored += tile->rows * shard->local_blocks * shard->block_size;
+    return status;
+}
+
+/* One sum a segment, by tile row, to the host. */
+static hisa_status_t sums_to_host(hisa_device_t *device, int64_t *sums, int32_t n, int64_t *host, void *stream) {
+    return device->ops->to_host(device, host, sums, n * (int64_t)sizeof *sums, stream);
+}
+
+hisa_status_t hisa_cuda_flat_trim(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                  const hisa_segment_t *segments, int32_t list_width, const uint64_t *bounds,
+                                  uint64_t *list, int32_t *counts, int64_t *send, void *stream) {
+    int64_t *sums = tile->scratch;
+    int64_t *begin = sums + shard->ranks;
+    uint64_t *trimmed = (uint64_t *)(begin + tile->rows);
+    hisa_status_t status;
+    HISA_CUDA_RUN(status, device, "trimming lists",
+                  hisa_cuda_launch_flat_trim(shard, tile, list_width, bounds, list, counts, trimmed, begin, stream));
+    for (int32_t p = 0; p < shard->ranks && status == HISA_OK; ++p) {
+        HISA_CUDA_RUN(status, device, "counting entries",
+                      hisa_cuda_launch_flat_sum(segments[p].rows, counts + segments[p].tile_begin, sums + p, stream));
+    }
+    return status == HISA_OK ? sums_to_host(device, sums, shard->ranks, send, stream) : status;
+}
+
+hisa_status_t hisa_cuda_flat_receive(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                     const hisa_segment_t *self, const int32_t *counts, int64_t *recv, void *stream) {
+    int64_t *sums = tile->scratch;
+    hisa_status_t status = HISA_OK;
+    for (int32_t p = 0; p < shard->ranks && status == HISA_OK; ++p) {
+        HISA_CUDA_RUN(
+            status, device, "counting entries",
+            hisa_cuda_launch_flat_sum(self->rows, counts + p * tile->rows + self->tile_begin, sums + p, stream));
+    }
+    return status == HISA_OK ? sums_to_host(device, sums, shard->ranks, recv, stream) : status;
+}
+
+hisa_status_t hisa_cuda_flat_merge(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                   int32_t top_k, int32_t list_width, const uint64_t *lists, const int64_t *offsets,
+                                   const int32_t *counts, int64_t row_begin, int64_t rows, int32_t *positions,
+                                   float *selected, uint64_t *threshold, void *stream) {
+    if (shard->ranks > HISA_CUDA_MAX_RANKS) {
+        return hisa_fail(HISA_ERR_UNSUPPORTED, "mode flat on backend cuda takes up to %d ranks", HISA_CUDA_MAX_RANKS);
+    }
+    hisa_status_t status;
+    HISA_CUDA_RUN(status, device, "merging lists",
+                  hisa_cuda_launch_flat_merge(shard, tile, top_k, list_width, lists, offsets, counts, row_begin, rows,
+                                              positions, selected, threshold, tile->scratch, stream));
+    return status;
+}
+
+hisa_status_t hisa_cuda_flat_emit(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                  const int32_t *positions, const float *selected, const hisa_output_t *output,
+                                  void *stream) {
+    hisa_status_t status = HISA_OK;
+    (void)shard;
+    for (int32_t i = 0; i < output->n_segments && status == HISA_OK; ++i) {
+        if (output->segments[i].output_begin >= 0) {
+            HISA_CUDA_RUN(status, device, "writing results",
+                          hisa_cuda_launch_flat_emit(tile, positions, selected, output, &output->segments[i], stream));
+        }
+    }
+    return status;
+}
+
+hisa_status_t hisa_cuda_flat_emit_local(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                        int32_t list_width, const uint64_t *list, const int32_t *counts,
+                                        const uint64_t *threshold, const hisa_output_t *output, void *stream) {
+    hisa_status_t status = HISA_OK;
+    for (int32_t i = 0; i < output->n_segments && status == HISA_OK; ++i) {
+        HISA_CUDA_RUN(status, device, "writing results",
+                      hisa_cuda_launch_flat_emit_local(shard, tile, list_width, list, counts, threshold, output,
+                                                       &output->segments[i], stream));
+    }
+    return status;
+}

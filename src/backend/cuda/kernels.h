@@ -1,0 +1,81 @@
+/* What C calls and .cu files define: each enqueues its kernels on `stream` and returns a cudaError_t, as int so that
+ * this header needs no CUDA. The device is current. Shapes and meaning: backend.h. Structs are passed by address and
+ * copied at launch; their own pointers are device pointers unless named host. */
+#ifndef HISA_CUDA_KERNELS_H
+#define HISA_CUDA_KERNELS_H
+
+#include "backend/backend.h"
+
+/* Ranks whose entry offsets fit a kernel's parameters. */
+#define HISA_CUDA_MAX_RANKS 256
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+int hisa_cuda_launch_set_length(int32_t *length, int32_t value, void *stream);
+int hisa_cuda_launch_write_tokens(const hisa_shard_t *shard, const hisa_span_t *span, const uint8_t *keys,
+                                  const float *scales, bool local, void *stream);
+int hisa_cuda_launch_pool_blocks(const hisa_shard_t *shard, const hisa_span_t *span, void *stream);
+int hisa_cuda_launch_make_rows(const hisa_shard_t *shard, const hisa_queries_t *queries, const hisa_segment_t *segment,
+                               hisa_row_t *row, void *stream);
+
+/* key: uint32 [rows][shard->local_blocks] of scratch. */
+int hisa_cuda_launch_score_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, uint32_t *key, void *stream);
+int hisa_cuda_launch_list_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_keep_t *keep,
+                                 int32_t width, const uint32_t *key, uint64_t *list, void *stream);
+/* before: int32 [rows of the tile][ranks][width + 1] of scratch. */
+int hisa_cuda_launch_merge_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_keep_t *keep,
+                                  const uint64_t *lists, int32_t width, int64_t rank_stride, int64_t place_stride,
+                                  int64_t row_begin, int64_t rows, int32_t *kept, int32_t *place, uint8_t *bitmap,
+                                  int32_t *before, void *stream);
+int hisa_cuda_launch_list_to_work(int64_t entries, const uint64_t *list, int32_t *kept, int32_t *place, void *stream);
+/* next: int32 [ranks + 1][rows], sums: int64 [2][ranks] of scratch. On the stream's arrival sums holds send and recv.
+ */
+int hisa_cuda_launch_plan_tokens(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_segment_t *segments,
+                                 int32_t width, const int32_t *kept, int64_t send_begin, int32_t *work, int32_t *place,
+                                 int32_t *next, int64_t *sums, void *stream);
+int hisa_cuda_launch_score_tokens(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width,
+                                  const int32_t *kept, const int32_t *work, float *pool, void *stream);
+int hisa_cuda_launch_select_tokens(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width, int32_t top_k,
+                                   int64_t row_begin, int64_t rows, const int32_t *kept, const int32_t *place,
+                                   const float *pool, uint8_t *bitmap, float *selected, void *stream);
+int hisa_cuda_launch_emit(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width, const int32_t *kept,
+                          const uint8_t *bitmap, const float *selected, const hisa_output_t *output,
+                          const hisa_segment_t *segment, void *stream);
+
+/* A row's best so far, in `list`; least: the top_k-th of them, or HISA_RANK_NONE while there are fewer. */
+typedef struct hisa_flat_state {
+    uint64_t least;
+    int64_t n;
+} hisa_flat_state_t;
+
+/* Scores local tokens [begin, begin + chunk) of each row into score [rows][chunk], then merges them into the lists. */
+int hisa_cuda_launch_flat_score(const hisa_shard_t *shard, const hisa_tile_t *tile, int64_t begin, int64_t chunk,
+                                float *score, void *stream);
+int hisa_cuda_launch_flat_keep(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t top_k, int32_t list_width,
+                               int64_t begin, int64_t chunk, const float *score, uint64_t *list,
+                               hisa_flat_state_t *state, void *stream);
+int hisa_cuda_launch_flat_finish(int64_t rows, int32_t list_width, const hisa_flat_state_t *state, uint64_t *list,
+                                 uint64_t *bound, void *stream);
+/* trimmed: uint64 [rows][list_width], begin: int64 [rows] of scratch. */
+int hisa_cuda_launch_flat_trim(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t list_width,
+                               const uint64_t *bounds, uint64_t *list, int32_t *counts, uint64_t *trimmed,
+                               int64_t *begin, void *stream);
+/* sum = the sum of counts[0 .. n). */
+int hisa_cuda_launch_flat_sum(int64_t n, const int32_t *counts, int64_t *sum, void *stream);
+/* offsets: host. before: int32 [rows of the tile][ranks][list_width + 1] of scratch. */
+int hisa_cuda_launch_flat_merge(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t top_k, int32_t list_width,
+                                const uint64_t *lists, const int64_t *offsets, const int32_t *counts, int64_t row_begin,
+                                int64_t rows, int32_t *positions, float *selected, uint64_t *threshold, int32_t *before,
+                                void *stream);
+int hisa_cuda_launch_flat_emit(const hisa_tile_t *tile, const int32_t *positions, const float *selected,
+                               const hisa_output_t *output, const hisa_segment_t *segment, void *stream);
+int hisa_cuda_launch_flat_emit_local(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t list_width,
+                                     const uint64_t *list, const int32_t *counts, const uint64_t *threshold,
+                                     const hisa_output_t *output, const hisa_segment_t *segment, void *stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

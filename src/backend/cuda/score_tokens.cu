@@ -1,0 +1,46 @@
+/* Token scores of kept blocks. */
+#include "backend/cuda/launch.cuh"
+#include "backend/cuda/score.cuh"
+#include "backend/cuda/sight.cuh"
+
+/* A panel is 128 candidates of a row in the order of its kept blocks: half a block, or several. */
+static __global__ void __launch_bounds__(HISA_SCORE_KEYS, 3)
+    score_tokens(hisa_shard_t shard, const hisa_row_t *rows, const uint8_t *q, const float *weights, int32_t width,
+                 const int32_t *kept, const int32_t *work, float *pool) {
+    __shared__ hisa_score_t shared;
+    const hisa_row_t row = rows[blockIdx.x];
+    const hisa_layout_t layout = hisa_row_layout(shard, row);
+    const int64_t size = shard.block_size;
+    for (int64_t panel = blockIdx.y; panel * HISA_SCORE_KEYS < width * size; panel += gridDim.y) {
+        const int64_t candidate = panel * HISA_SCORE_KEYS + threadIdx.x;
+        const int64_t at = int64_t(blockIdx.x) * width + candidate / size;
+        const int64_t inside = candidate % size;
+        int64_t token = -1;
+        if (candidate < width * size && work[at] >= 0) {
+            int64_t begin;
+            int64_t end;
+            hisa_tokens_in_sight(shard, row, kept[at], &begin, &end);
+            if (inside >= begin && inside < end) {
+                token = (shard.bases[row.sequence] + hisa_layout_local(&layout, kept[at])) * size + inside;
+            }
+        }
+        if (!__syncthreads_or(token >= 0)) {
+            continue;
+        }
+        const float score = hisa_score_panel(shared, shard.head_dim, shard.num_heads,
+                                             q + int64_t(row.source) * shard.num_heads * shard.head_dim,
+                                             weights + int64_t(row.source) * shard.num_heads,
+                                             token >= 0 ? shard.store.keys + token * shard.head_dim : nullptr,
+                                             token >= 0 ? shard.store.scales[token] : 0.0f);
+        if (token >= 0) {
+            pool[work[at] * size + inside] = score;
+        }
+    }
+}
+
+extern "C" int hisa_cuda_launch_score_tokens(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width,
+                                             const int32_t *kept, const int32_t *work, float *pool, void *stream) {
+    const int64_t panels = hisa_ceil_div(int64_t(width) * shard->block_size, HISA_SCORE_KEYS);
+    return hisa_launch(score_tokens, hisa_row_grid(tile->rows, panels), HISA_SCORE_KEYS, stream, *shard, tile->row,
+                       tile->q, tile->weights, width, kept, work, pool);
+}

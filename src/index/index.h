@@ -1,0 +1,31 @@
+/* The index: this rank's shard of the keys, and what is known of the whole. */
+#ifndef HISA_INDEX_H
+#define HISA_INDEX_H
+
+#include "backend/backend.h"
+#include "comm/comm.h"
+
+struct hisa_index {
+    hisa_comm_t *comm;     /* borrowed */
+    hisa_device_t *device; /* the opened backend */
+    hisa_shard_t shard;
+    int64_t capacity;     /* tokens of a sequence */
+    int64_t local_blocks; /* most blocks of one sequence that any rank stores: equal on all ranks */
+    int64_t bytes;        /* backend memory held */
+    /* Host copies of what the shard holds in backend memory, [num_sequences]. */
+    int64_t *lengths;
+    int32_t *offsets;
+    int32_t *bases;
+    uint64_t changes; /* truncates and overwrites so far, hashed with their arguments: select compares it */
+    hisa_stats_t stats;
+    /* Host scratch of hisa_select, so that it need not allocate. */
+    int64_t *counts;          /* [8][ranks]: 7 for hisa_select (run.h), the last for hisa_audit */
+    hisa_segment_t *segments; /* [ranks] */
+};
+
+static inline const hisa_backend_ops_t *hisa_index_ops(const hisa_index_t *index) { return index->device->ops; }
+
+/* HISA_ERR_INVALID_ARGUMENT unless the index exists and holds the sequence. */
+hisa_status_t hisa_index_check(const hisa_index_t *index, int32_t sequence);
+
+#endif

@@ -1,0 +1,157 @@
+#include "select/plan.h"
+
+#include "base/checked.h"
+#include "base/error.h"
+
+enum { ALIGNMENT = 256, PART_ALIGNMENT = 1024 /* a block of scores at the largest B */ };
+
+/* What exchanges and scores of a tile may take, when the library chooses its rows: beyond this a larger tile gains
+ * nothing, and a caller with long lists (large m or k) is better off with fewer rows at a time. */
+static const int64_t tile_budget = INT64_C(48) << 20;
+
+static int64_t round_up(int64_t bytes, int64_t alignment) { return hisa_ceil_div(bytes, alignment) * alignment; }
+
+int64_t hisa_plan_part_pool(const hisa_plan_t *plan, int64_t rows) {
+    return round_up(rows * plan->list_width * (int64_t)sizeof(uint64_t), ALIGNMENT);
+}
+
+int64_t hisa_plan_part_bytes(const hisa_plan_t *plan, int32_t block_size, int64_t rows) {
+    const int64_t scores = plan->keep.mode == HISA_MODE_HISA ? rows * plan->list_width * block_size : 0;
+    return round_up(hisa_plan_part_pool(plan, rows) + scores * (int64_t)sizeof(float), PART_ALIGNMENT);
+}
+
+/* Widths of the lists: no row keeps more blocks, nor has more tokens, than there are. */
+static void set_widths(const hisa_index_t *index, const hisa_select_options_t *options, hisa_plan_t *plan) {
+    const int64_t size = index->shard.block_size;
+    const int64_t blocks = hisa_ceil_div(index->capacity, size);
+    int64_t width = options->top_blocks;
+    if (options->mode == HISA_MODE_BLOCK) {
+        /* Only the first and the last block in sight can be cut by the window. */
+        width = hisa_ceil_div(options->top_k, size) + 2;
+    }
+    width = hisa_min(width, blocks);
+    plan->keep = (hisa_keep_t){.mode = options->mode,
+                               .width = (int32_t)width,
+                               .sink_blocks = (int32_t)hisa_min(options->sink_blocks, blocks),
+                               .local_blocks = (int32_t)hisa_min(options->local_blocks, blocks),
+                               .top_k = options->top_k};
+    plan->list_width = (int32_t)hisa_min(width, index->local_blocks);
+    if (options->mode == HISA_MODE_FLAT) {
+        plan->list_width = (int32_t)hisa_min(options->top_k, index->local_blocks * size);
+    }
+}
+
+/* Bytes that one more row in a tile adds to the lists and the pool. */
+static int64_t row_bytes(const hisa_index_t *index, const hisa_plan_t *plan) {
+    const int64_t ranks = index->shard.ranks;
+    if (plan->keep.mode == HISA_MODE_FLAT) {
+        return ranks * plan->list_width * (int64_t)sizeof(uint64_t) * 2 + (int64_t)plan->keep.top_k * 16;
+    }
+    const int64_t scores = index->shard.block_size * (int64_t)sizeof(float);
+    const int64_t blocks =
+        plan->exchange == HISA_EXCHANGE_ONESHOT ? ranks * plan->list_width : INT64_C(2) * plan->keep.width;
+    return ranks * plan->list_width * (int64_t)sizeof(uint64_t) + blocks * scores;
+}
+
+static void set_rows(const hisa_index_t *index, const hisa_select_options_t *options, int64_t rows, hisa_plan_t *plan) {
+    const int64_t ranks = index->shard.ranks;
+    int64_t tile = options->tile_rows;
+    if (tile == 0) {
+        tile = hisa_min(hisa_index_ops(index)->tile_rows, hisa_max(1, tile_budget / row_bytes(index, plan)));
+    }
+    plan->tile_rows = hisa_max(1, hisa_min(tile, rows));
+    plan->rows_cap = plan->tile_rows + (ranks > 1 ? ranks : 0);
+    /* Sharded queries may all be one rank's. */
+    plan->own_cap = plan->rows_cap;
+    if (options->queries_on == HISA_QUERIES_REPLICATED) {
+        plan->own_cap = hisa_min(plan->rows_cap, hisa_ceil_div(plan->tile_rows, ranks) + 2);
+    }
+}
+
+/* Hands out the workspace piece by piece. */
+typedef struct carver {
+    int64_t next;
+    bool overflow;
+} carver_t;
+
+static int64_t carve(carver_t *carver, int64_t count, int64_t size) {
+    const int64_t at = carver->next;
+    int64_t bytes;
+    if (!hisa_mul(count, size, &bytes) || bytes > INT64_MAX / 2 || at > INT64_MAX / 2 - bytes - ALIGNMENT) {
+        carver->overflow = true;
+        return at;
+    }
+    carver->next = at + round_up(bytes, ALIGNMENT);
+    return at;
+}
+
+static void carve_two_stage(const hisa_index_t *index, const hisa_select_options_t *options, carver_t *carver,
+                            hisa_plan_t *plan) {
+    const int64_t ranks = index->shard.ranks;
+    const int64_t size = index->shard.block_size;
+    const int64_t rows = plan->rows_cap;
+    const bool oneshot = plan->exchange == HISA_EXCHANGE_ONESHOT;
+    if (oneshot) {
+        plan->lists = carve(carver, ranks, hisa_plan_part_bytes(plan, index->shard.block_size, rows));
+        plan->work_kept = carve(carver, rows * plan->list_width, sizeof(int32_t));
+    } else {
+        plan->lists = carve(carver, ranks * rows * plan->list_width, sizeof(uint64_t));
+        plan->pool_receive = plan->own_cap * plan->keep.width;
+    }
+    plan->kept = carve(carver, rows * plan->keep.width, sizeof(int32_t));
+    plan->place = carve(carver, rows * plan->keep.width, sizeof(int32_t));
+    plan->work = carve(carver, rows * plan->keep.width, sizeof(int32_t));
+    if (!oneshot && plan->keep.mode == HISA_MODE_HISA) {
+        plan->pool = carve(carver, plan->pool_receive + rows * plan->list_width, size * (int64_t)sizeof(float));
+    }
+    plan->bitmap = carve(carver, rows * plan->keep.width, size / 8);
+    /* Whether a call asks for scores is not known here, so there is always room for them. */
+    plan->selected = carve(carver, options->mode == HISA_MODE_HISA ? rows * options->top_k : 0, sizeof(float));
+}
+
+static void carve_flat(const hisa_index_t *index, const hisa_select_options_t *options, carver_t *carver,
+                       hisa_plan_t *plan) {
+    const int64_t ranks = index->shard.ranks;
+    const int64_t rows = plan->rows_cap;
+    const bool oneshot = plan->exchange == HISA_EXCHANGE_ONESHOT;
+    plan->lists = carve(carver, (oneshot ? ranks : 1) * rows * plan->list_width, sizeof(uint64_t));
+    plan->bounds = carve(carver, ranks * rows, sizeof(uint64_t));
+    plan->counts = carve(carver, ranks * rows, sizeof(int32_t));
+    plan->receive = carve(carver, oneshot ? 0 : ranks * plan->own_cap * plan->list_width, sizeof(uint64_t));
+    plan->positions = carve(carver, rows * options->top_k, sizeof(int32_t));
+    plan->selected = carve(carver, rows * options->top_k, sizeof(float));
+    plan->threshold = carve(carver, rows, sizeof(uint64_t));
+}
+
+hisa_status_t hisa_plan_make(const hisa_index_t *index, const hisa_select_options_t *options, hisa_exchange_t exchange,
+                             int64_t rows, hisa_plan_t *plan) {
+    const hisa_backend_ops_t *ops = hisa_index_ops(index);
+    const hisa_shard_t *shard = &index->shard;
+    const bool flat = options->mode == HISA_MODE_FLAT;
+    carver_t carver = {0};
+    *plan = (hisa_plan_t){.exchange = exchange};
+    set_widths(index, options, plan);
+    set_rows(index, options, rows, plan);
+    plan->row = carve(&carver, plan->rows_cap, sizeof(hisa_row_t));
+    if (options->queries_on == HISA_QUERIES_SHARDED) {
+        plan->q = carve(&carver, plan->rows_cap * shard->num_heads, shard->head_dim);
+        plan->weights = carve(&carver, plan->rows_cap * shard->num_heads, sizeof(float));
+    }
+    plan->prepared = carve(&carver, ops->queries_bytes(index->device, plan->rows_cap), 1);
+    plan->scratch = carve(&carver,
+                          ops->scratch_bytes(index->device, plan->rows_cap, plan->keep.width, options->top_k,
+                                             index->local_blocks, shard->ranks, flat),
+                          1);
+    if (flat) {
+        carve_flat(index, options, &carver, plan);
+    } else {
+        carve_two_stage(index, options, &carver, plan);
+    }
+    plan->bytes = carver.next;
+    /* Places in the pool are int32. */
+    if (carver.overflow || plan->bytes / shard->block_size > INT32_MAX) {
+        return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "the workspace of tiles of %lld rows would not fit: set tile_rows",
+                         (long long)plan->tile_rows);
+    }
+    return HISA_OK;
+}

@@ -1,0 +1,203 @@
+/* Modes hisa and block across ranks: the owner merge and the one-shot exchange (README.md says how they differ). */
+#include "select/run.h"
+
+#include "base/checked.h"
+
+/* What a row's results are made of once its blocks are merged: kept blocks, a bit a token, and scores if asked for. */
+typedef struct picked {
+    int32_t *kept;
+    uint8_t *bitmap;
+    float *selected; /* NULL: not asked for */
+} picked_t;
+
+static picked_t picked_of(const hisa_run_t *run) {
+    const picked_t picked = {.kept = hisa_run_at(run, run->plan.kept),
+                             .bitmap = hisa_run_at(run, run->plan.bitmap),
+                             .selected = run->selection->scores != NULL ? hisa_run_at(run, run->plan.selected) : NULL};
+    return picked;
+}
+
+static hisa_status_t emit(hisa_run_t *run, const picked_t *picked) {
+    const hisa_output_t output = hisa_run_output(run);
+    const hisa_status_t status =
+        run->ops->emit(run->index->device, &run->index->shard, &run->tile, run->plan.keep.width, picked->kept,
+                       picked->bitmap, picked->selected, &output, run->stream);
+    return status == HISA_OK ? hisa_run_step(run, HISA_STEP_EMIT) : status;
+}
+
+/* Scores this rank's blocks into its own part of the lists. */
+static hisa_status_t score_blocks(hisa_run_t *run, uint64_t *own_list) {
+    int64_t *scored = &run->index->stats.steps[HISA_STEP_SCORE_BLOCKS].keys_scored;
+    const hisa_status_t status =
+        run->ops->score_blocks(run->index->device, &run->index->shard, &run->tile, &run->plan.keep,
+                               run->plan.list_width, own_list, scored, run->stream);
+    return status == HISA_OK ? hisa_run_step(run, HISA_STEP_SCORE_BLOCKS) : status;
+}
+
+static hisa_status_t score_tokens(hisa_run_t *run, int32_t width, const int32_t *kept, const int32_t *work,
+                                  float *pool) {
+    int64_t *scored = &run->index->stats.steps[HISA_STEP_SCORE_TOKENS].keys_scored;
+    const hisa_status_t status = run->ops->score_tokens(run->index->device, &run->index->shard, &run->tile, width, kept,
+                                                        work, pool, scored, run->stream);
+    return status == HISA_OK ? hisa_run_step(run, HISA_STEP_SCORE_TOKENS) : status;
+}
+
+/* ---------------------------------------------------------------------------------------------- one-shot */
+
+/* Block scores and token scores of each rank's own best blocks, a superset of its part of the kept ones, in one
+ * all-gather; then each rank runs what a single one would run. */
+static hisa_status_t oneshot(hisa_run_t *run) {
+    const hisa_plan_t *plan = &run->plan;
+    const hisa_shard_t *shard = &run->index->shard;
+    hisa_device_t *device = run->index->device;
+    const int64_t part = hisa_plan_part_bytes(plan, shard->block_size, run->tile.rows);
+    const int64_t pool_at = hisa_plan_part_pool(plan, run->tile.rows);
+    const bool tokens = plan->keep.mode == HISA_MODE_HISA;
+    uint8_t *lists = hisa_run_at(run, plan->lists);
+    uint64_t *own_list = (uint64_t *)(void *)(lists + shard->rank * part);
+    float *own_pool = (float *)(void *)(lists + shard->rank * part + pool_at);
+    int32_t *work_kept = hisa_run_at(run, plan->work_kept);
+    int32_t *work = hisa_run_at(run, plan->work);
+    const picked_t picked = picked_of(run);
+    int64_t row_begin;
+    int64_t rows;
+    hisa_run_oneshot_rows(run, &row_begin, &rows);
+
+    hisa_status_t status = score_blocks(run, own_list);
+    if (status == HISA_OK && tokens) {
+        status =
+            run->ops->list_to_work(device, run->tile.rows, plan->list_width, own_list, work_kept, work, run->stream);
+    }
+    if (status == HISA_OK && tokens) {
+        status = score_tokens(run, plan->list_width, work_kept, work, own_pool);
+    }
+    if (status == HISA_OK) {
+        status = hisa_comm_allgather(run->index->comm, lists, part, run->stream);
+    }
+    if (status == HISA_OK) {
+        const int64_t place_stride = part / ((int64_t)sizeof(float) * shard->block_size);
+        status = run->ops->merge_blocks(device, shard, &run->tile, &plan->keep, (const uint64_t *)(const void *)lists,
+                                        plan->list_width, part / (int64_t)sizeof(uint64_t), place_stride, row_begin,
+                                        rows, picked.kept, hisa_run_at(run, plan->place), picked.bitmap, run->stream);
+    }
+    if (status == HISA_OK) {
+        status = hisa_run_step(run, HISA_STEP_MERGE_BLOCKS);
+    }
+    if (status == HISA_OK && tokens) {
+        const float *pool = (const float *)(const void *)(lists + pool_at);
+        status = run->ops->select_tokens(device, shard, &run->tile, plan->keep.width, run->options->top_k, row_begin,
+                                         rows, picked.kept, hisa_run_at(run, plan->place), pool, picked.bitmap,
+                                         picked.selected, run->stream);
+    }
+    if (status == HISA_OK) {
+        status = hisa_run_step(run, HISA_STEP_MERGE_TOKENS);
+    }
+    return status == HISA_OK ? emit(run, &picked) : status;
+}
+
+/* ---------------------------------------------------------------------------------------------- owner merge */
+
+/* Each rank's lists to the rows' owners, and the owners' kept blocks to all. */
+static hisa_status_t merge_blocks(hisa_run_t *run, const picked_t *picked) {
+    const hisa_plan_t *plan = &run->plan;
+    const hisa_shard_t *shard = &run->index->shard;
+    const hisa_segment_t *own = &run->segments[shard->rank];
+    const int64_t list_bytes = plan->list_width * (int64_t)sizeof(uint64_t);
+    const int64_t part = run->tile.rows * list_bytes;
+    uint8_t *lists = hisa_run_at(run, plan->lists);
+    for (int32_t p = 0; p < shard->ranks; ++p) {
+        run->send_bytes[p] = run->segments[p].rows * list_bytes;
+        run->send_offsets[p] = shard->rank * part + run->segments[p].tile_begin * list_bytes;
+        run->recv_bytes[p] = own->rows * list_bytes;
+        run->recv_offsets[p] = p * part + own->tile_begin * list_bytes;
+    }
+    hisa_status_t status = hisa_comm_alltoallv(run->index->comm, lists, run->send_bytes, run->send_offsets, lists,
+                                               run->recv_bytes, run->recv_offsets, run->stream);
+    if (status == HISA_OK) {
+        status = run->ops->merge_blocks(run->index->device, shard, &run->tile, &plan->keep,
+                                        (const uint64_t *)(const void *)lists, plan->list_width,
+                                        run->tile.rows * plan->list_width, 0, own->tile_begin, own->rows, picked->kept,
+                                        NULL, picked->bitmap, run->stream);
+    }
+    if (status == HISA_OK) {
+        status = hisa_run_gather_rows(run, picked->kept, plan->keep.width * (int64_t)sizeof(int32_t));
+    }
+    return status == HISA_OK ? hisa_run_step(run, HISA_STEP_MERGE_BLOCKS) : status;
+}
+
+/* Token scores by position to the rows' owners: every rank knows the kept blocks and who owns them, so sizes and places
+ * need no exchange. */
+static hisa_status_t exchange_scores(hisa_run_t *run, float *pool) {
+    const int32_t ranks = run->index->shard.ranks;
+    const int64_t block_bytes = run->index->shard.block_size * (int64_t)sizeof(float);
+    int64_t send = run->plan.pool_receive;
+    int64_t recv = 0;
+    for (int32_t p = 0; p < ranks; ++p) {
+        run->send_offsets[p] = send * block_bytes;
+        run->recv_offsets[p] = recv * block_bytes;
+        send += run->send_bytes[p];
+        recv += run->recv_bytes[p];
+        run->send_bytes[p] *= block_bytes;
+        run->recv_bytes[p] *= block_bytes;
+    }
+    return hisa_comm_alltoallv(run->index->comm, pool, run->send_bytes, run->send_offsets, pool, run->recv_bytes,
+                               run->recv_offsets, run->stream);
+}
+
+static hisa_status_t merge_tokens(hisa_run_t *run, const picked_t *picked) {
+    const hisa_plan_t *plan = &run->plan;
+    const hisa_shard_t *shard = &run->index->shard;
+    const hisa_segment_t *own = &run->segments[shard->rank];
+    int32_t *work = hisa_run_at(run, plan->work);
+    int32_t *place = hisa_run_at(run, plan->place);
+    float *pool = hisa_run_at(run, plan->pool);
+    /* Counts of blocks at first: exchange_scores makes bytes of them. */
+    hisa_status_t status =
+        run->ops->plan_tokens(run->index->device, shard, &run->tile, run->segments, plan->keep.width, picked->kept,
+                              plan->pool_receive, work, place, run->send_bytes, run->recv_bytes, run->stream);
+    if (status == HISA_OK) {
+        status = score_tokens(run, plan->keep.width, picked->kept, work, pool);
+    }
+    if (status == HISA_OK) {
+        status = exchange_scores(run, pool);
+    }
+    if (status == HISA_OK) {
+        status = run->ops->select_tokens(run->index->device, shard, &run->tile, plan->keep.width, run->options->top_k,
+                                         own->tile_begin, own->rows, picked->kept, place, pool, picked->bitmap,
+                                         picked->selected, run->stream);
+    }
+    return status;
+}
+
+/* The owners' results to whoever wants them: a bit a candidate, and the scores only where they are asked for. */
+static hisa_status_t spread(hisa_run_t *run, const picked_t *picked) {
+    const int64_t bitmap_bytes = (int64_t)run->plan.keep.width * run->index->shard.block_size / 8;
+    hisa_status_t status = HISA_OK;
+    if (run->options->placement != HISA_PLACE_OWNER) {
+        status = hisa_run_gather_rows(run, picked->bitmap, bitmap_bytes);
+        if (status == HISA_OK && picked->selected != NULL) {
+            status = hisa_run_gather_rows(run, picked->selected, run->options->top_k * (int64_t)sizeof(float));
+        }
+    }
+    return status == HISA_OK ? hisa_run_step(run, HISA_STEP_MERGE_TOKENS) : status;
+}
+
+static hisa_status_t owner_merge(hisa_run_t *run) {
+    const picked_t picked = picked_of(run);
+    uint64_t *lists = hisa_run_at(run, run->plan.lists);
+    hisa_status_t status = score_blocks(run, lists + run->index->shard.rank * run->tile.rows * run->plan.list_width);
+    if (status == HISA_OK) {
+        status = merge_blocks(run, &picked);
+    }
+    if (status == HISA_OK && run->plan.keep.mode == HISA_MODE_HISA) {
+        status = merge_tokens(run, &picked);
+    }
+    if (status == HISA_OK) {
+        status = spread(run, &picked);
+    }
+    return status == HISA_OK ? emit(run, &picked) : status;
+}
+
+hisa_status_t hisa_run_two_stage(hisa_run_t *run) {
+    return run->plan.exchange == HISA_EXCHANGE_ONESHOT ? oneshot(run) : owner_merge(run);
+}
