@@ -1,4 +1,4 @@
-/* The plain reference: what design §2 says, in loops that a reader can check against the formulas, sharing no code with
+/* The plain reference: what README.md says, in loops that a reader can check against the formulas, sharing no code with
  * the backends. Slow. Sums run over d, over heads and over tokens in ascending order, in f32, each product and each sum
  * rounded: the order that the CPU backend promises, so that the two agree to the bit on any input. */
 #ifndef HISA_ORACLE_H
@@ -26,9 +26,10 @@ void hisa_oracle_free(hisa_oracle_keys_t *keys);
 uint8_t hisa_oracle_e4m3_from_float(float x);
 float hisa_oracle_e4m3_to_float(uint8_t code);
 
-/* One row: q [H][D], w [H], window [ks, ke) within the sequence. Of options only mode, top_blocks, top_k, sink_blocks and
- * local_blocks are used. indices [k] and scores [k] (may be NULL; mode block: must be) are padded with -1 and 0; *count
- * entries are not padding. */
+/* One row: q [H][D], w [H], window [ks, ke) within the sequence. Of options only mode, top_blocks, top_k, sink_blocks
+ * and local_blocks are used. indices [k] and scores [k] (may be NULL; mode block: must be) are padded with -1 and 0;
+ * *count entries are not padding. A score of -0 is given as +0 and any NaN as NAN, as the order does not tell them
+ * apart. */
 hisa_status_t hisa_oracle_select(const hisa_oracle_keys_t *keys, const hisa_select_options_t *options, const uint8_t *q,
                                  const float *w, int64_t ks, int64_t ke, int32_t *indices, float *scores,
                                  int32_t *count);
