@@ -22,15 +22,19 @@ typedef struct hisa_tensor {
 typedef struct hisa_safetensors hisa_safetensors_t;
 
 /* Maps the file and checks every word of its header: length, JSON, duplicate names, dtypes, shapes whose product
- * overflows or does not fit the offsets, offsets beyond the file, overlaps and holes. HISA_ERR_IO or HISA_ERR_FORMAT with
- * a message that begins with the path. */
+ * overflows or does not fit the offsets, offsets beyond the file, overlaps and holes. HISA_ERR_IO or HISA_ERR_FORMAT
+ * with a message that begins with the path. */
 hisa_status_t hisa_safetensors_open(const char *path, hisa_safetensors_t **file);
 
-/* The same over a file image in memory, which the caller keeps until the close. `name` stands for the path in messages. */
+/* The same over a file image in memory, which the caller keeps until the close. `name` stands for the path in messages.
+ */
 hisa_status_t hisa_safetensors_parse(const void *image, size_t bytes, const char *name, hisa_safetensors_t **file);
 
 /* NULL is allowed. */
 void hisa_safetensors_close(hisa_safetensors_t *file);
+
+/* The path or name it was opened by, as messages show it (the end of a very long one). Lives until the close. */
+const char *hisa_safetensors_name(const hisa_safetensors_t *file);
 
 int64_t hisa_safetensors_count(const hisa_safetensors_t *file);
 const hisa_tensor_t *hisa_safetensors_at(const hisa_safetensors_t *file, int64_t place);
@@ -38,8 +42,8 @@ const hisa_tensor_t *hisa_safetensors_at(const hisa_safetensors_t *file, int64_t
 /* NULL if there is none of that name. */
 const hisa_tensor_t *hisa_safetensors_find(const hisa_safetensors_t *file, const char *name);
 
-/* Writing: a temporary file beside `path` takes its place on commit, so that a failure leaves no partial file and an older
- * file untouched. Disk space is reserved at creation, so that a full disk is found before any work is done. */
+/* Writing: a temporary file beside `path` takes its place on commit, so that a failure leaves no partial file and an
+ * older file untouched. Disk space is reserved at creation, so that a full disk is found before any work is done. */
 typedef struct hisa_tensor_spec {
     const char *name;
     hisa_dtype_t dtype; /* not OTHER */
@@ -51,10 +55,10 @@ typedef struct hisa_safetensors_writer hisa_safetensors_writer_t;
 
 /* `metadata`: n_metadata key/value string pairs for __metadata__ ({key0, value0, key1, ...}), may be NULL with 0. */
 hisa_status_t hisa_safetensors_create(const char *path, const hisa_tensor_spec_t *specs, int n_specs,
-                                      const char *const *metadata, int n_metadata,
-                                      hisa_safetensors_writer_t **writer);
+                                      const char *const *metadata, int n_metadata, hisa_safetensors_writer_t **writer);
 
-/* Writes bytes [offset, offset + bytes) of tensor `place` (its place in specs). Any order; what is not written is zero. */
+/* Writes bytes [offset, offset + bytes) of tensor `place` (its place in specs). Any order; what is not written is zero.
+ */
 hisa_status_t hisa_safetensors_write(hisa_safetensors_writer_t *writer, int place, int64_t offset, const void *data,
                                      int64_t bytes);
 
