@@ -1,0 +1,14 @@
+/* A communicator whose ranks are threads of this process and share one device: for tests of what the operations of the
+ * CUDA backend do across ranks, on a machine with one GPU. No deadline and no faults: a rank that fails makes the
+ * others wait. */
+#ifndef HISA_TESTS_THREAD_COMM_H
+#define HISA_TESTS_THREAD_COMM_H
+
+#include "hisa/hisa.h"
+
+hisa_status_t thread_comm_create(int ranks, hisa_comm_t **comms);
+
+/* When no thread uses them any more. */
+void thread_comm_destroy(int ranks, hisa_comm_t **comms);
+
+#endif
