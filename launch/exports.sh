@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Compares the three lists that must be one: the functions marked HISA_API in include/hisa, those of src/hisa.map, and
+# those that the shared library exports. Looks, too, at what the library asks of others.
+#
+#     launch/exports.sh LIBHISA.SO LIBHISA.A
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+shared=$1
+static=$2
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+headers=("$here"/include/hisa/*.h)
+if ! nm "$static" 2>/dev/null | grep ' hisa_comm_create_mpi$' >/dev/null; then
+    # A build without MPI: neither its header nor its functions are part of it.
+    headers=("$here/include/hisa/hisa.h" "$here/include/hisa/hisa_version.h")
+fi
+cat "${headers[@]}" | tr '\n' ' ' | grep -oE 'HISA_API [a-z][^(;#]*\(' | grep -oE 'hisa_\w+\($' | tr -d '(' | sort >"$work/headers"
+sed -n 's/^ *\(hisa_[a-z0-9_]*\);$/\1/p' "$here/src/hisa.map" | sort >"$work/map"
+nm -D --defined-only "$shared" | awk '$2 != "A" {sub("@.*", "", $3); print $3}' | sort >"$work/library"
+
+failed=0
+compare() { # WHAT FILE FILE
+    if ! diff "$2" "$3" >"$work/diff"; then
+        echo "$1 differ:" && grep '^[<>]' "$work/diff"
+        failed=1
+    fi
+}
+[ -s "$work/headers" ] || { echo "no HISA_API function found in include/hisa" && exit 1; }
+compare "headers (<) and exports of the shared library (>)" "$work/headers" "$work/library"
+if [ ${#headers[@]} -gt 2 ]; then
+    compare "headers (<) and src/hisa.map (>)" "$work/headers" "$work/map"
+fi
+
+# The library never prints, never ends the process, and reads no environment.
+never='(v?f?printf|v?dprintf|puts|fputs|putchar|putc|fputc|fwrite|perror|exit|_exit|quick_exit|abort|__assert_fail|getenv|secure_getenv|MPI_Abort|setenv)'
+if nm -u "$static" 2>/dev/null | awk '{print $NF}' | sort -u | grep -xE "(__)?$never(_chk)?|std(out|err)"; then
+    echo "is asked for by the library, which must not print, exit, abort or read the environment"
+    failed=1
+fi
+exit $failed
