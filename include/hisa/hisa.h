@@ -191,7 +191,7 @@ typedef enum hisa_mode {
 } hisa_mode_t;
 
 typedef enum hisa_exchange {
-    HISA_EXCHANGE_AUTO = 0,   /* by a cost model */
+    HISA_EXCHANGE_AUTO = 0,   /* by a cost model; none on one rank */
     HISA_EXCHANGE_OWNER = 1,  /* rows are dealt to owners that merge: least bytes, for many rows */
     HISA_EXCHANGE_ONESHOT = 2 /* one fixed-size all-gather, everything on every rank: least latency, for few rows */
 } hisa_exchange_t;

@@ -126,8 +126,11 @@ typedef struct hisa_backend_ops {
     hisa_status_t (*set_length)(hisa_device_t *device, const hisa_shard_t *shard, int32_t sequence, int64_t length,
                                 void *stream);
 
-    /* Rows worth having in flight at a time. */
+    /* When the library chooses a tile's rows: those worth having in flight at a time, and the bytes that their lists
+     * and pool may take. Beyond these a larger tile gains nothing, and a caller with long lists (large m or k) is
+     * better off with fewer rows at a time. */
     int32_t tile_rows;
+    int64_t tile_budget;
     /* Bytes for tiles of up to `rows` rows with lists of `width` blocks and `top_k` results, and `blocks` local blocks
      * of a sequence at the most. flat: for flat_scan and flat_merge. */
     int64_t (*queries_bytes)(const hisa_device_t *device, int64_t rows);
@@ -185,7 +188,8 @@ typedef struct hisa_backend_ops {
                                  int32_t *work, int32_t *place, int64_t *send_blocks, int64_t *recv_blocks,
                                  void *stream);
     /* Scores the tokens of kept blocks with work >= 0 into pool[work * B ..]; what lies outside the row's window is not
-     * defined. keys_scored as in score_blocks. */
+     * defined. work NULL (backends with keep_blocks only): each kept block j of row r that is not -1, into
+     * pool[(r * width + j) * B ..]. keys_scored as in score_blocks. */
     hisa_status_t (*score_tokens)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                   int32_t width, const int32_t *kept, const int32_t *work, float *pool,
                                   int64_t *keys_scored, void *stream);
@@ -200,6 +204,21 @@ typedef struct hisa_backend_ops {
     hisa_status_t (*emit)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width,
                           const int32_t *kept, const uint8_t *bitmap, const float *selected,
                           const hisa_output_t *output, void *stream);
+
+    /* -- two stages on one rank: nothing to exchange, so no lists and no bitmaps in between. Both NULL: a backend that
+     * always goes the way above. */
+    /* Scores the blocks in sight and keeps the best of each row, what score_blocks and merge_blocks give on one rank:
+     * kept [tile.rows][keep.width], blocks ascending, padded with -1. Mode block only: bitmap as from select_tokens.
+     * keys_scored as in score_blocks. */
+    hisa_status_t (*keep_blocks)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                 const hisa_keep_t *keep, int32_t *kept, uint8_t *bitmap, int64_t *keys_scored,
+                                 void *stream);
+    /* The selection of each row inside its kept blocks, from pool [tile.rows][width][B] (score_tokens without work),
+     * straight to the results of all rows of the output's segments. A place among one rank's own tokens is the
+     * position: all placements are alike. */
+    hisa_status_t (*select_emit)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                 int32_t width, const int32_t *kept, const float *pool, const hisa_output_t *output,
+                                 void *stream);
 
     /* -- flat -- */
     /* The best min(top_k, in sight) of this rank's own tokens, in one pass over the keys: list [rows][list_width] ranks

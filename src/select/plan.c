@@ -5,10 +5,6 @@
 
 enum { ALIGNMENT = 256, PART_ALIGNMENT = 1024 /* a block of scores at the largest B */ };
 
-/* What exchanges and scores of a tile may take, when the library chooses its rows: beyond this a larger tile gains
- * nothing, and a caller with long lists (large m or k) is better off with fewer rows at a time. */
-static const int64_t tile_budget = INT64_C(48) << 20;
-
 static int64_t round_up(int64_t bytes, int64_t alignment) { return hisa_ceil_div(bytes, alignment) * alignment; }
 
 int64_t hisa_plan_part_pool(const hisa_plan_t *plan, int64_t rows) {
@@ -48,6 +44,9 @@ static int64_t row_bytes(const hisa_index_t *index, const hisa_plan_t *plan) {
         return ranks * plan->list_width * (int64_t)sizeof(uint64_t) * 2 + (int64_t)plan->keep.top_k * 16;
     }
     const int64_t scores = index->shard.block_size * (int64_t)sizeof(float);
+    if (plan->single) {
+        return plan->keep.width * ((int64_t)sizeof(int32_t) + scores);
+    }
     const int64_t blocks =
         plan->exchange == HISA_EXCHANGE_ONESHOT ? ranks * plan->list_width : INT64_C(2) * plan->keep.width;
     return ranks * plan->list_width * (int64_t)sizeof(uint64_t) + blocks * scores;
@@ -55,9 +54,10 @@ static int64_t row_bytes(const hisa_index_t *index, const hisa_plan_t *plan) {
 
 static void set_rows(const hisa_index_t *index, const hisa_select_options_t *options, int64_t rows, hisa_plan_t *plan) {
     const int64_t ranks = index->shard.ranks;
+    const hisa_backend_ops_t *ops = hisa_index_ops(index);
     int64_t tile = options->tile_rows;
     if (tile == 0) {
-        tile = hisa_min(hisa_index_ops(index)->tile_rows, hisa_max(1, tile_budget / row_bytes(index, plan)));
+        tile = hisa_min(ops->tile_rows, hisa_max(1, ops->tile_budget / row_bytes(index, plan)));
     }
     plan->tile_rows = hisa_max(1, hisa_min(tile, rows));
     plan->rows_cap = plan->tile_rows + (ranks > 1 ? ranks : 0);
@@ -109,6 +109,17 @@ static void carve_two_stage(const hisa_index_t *index, const hisa_select_options
     plan->selected = carve(carver, options->mode == HISA_MODE_HISA ? rows * options->top_k : 0, sizeof(float));
 }
 
+static void carve_single(const hisa_index_t *index, carver_t *carver, hisa_plan_t *plan) {
+    const int64_t blocks = plan->rows_cap * plan->keep.width;
+    const int64_t size = index->shard.block_size;
+    plan->kept = carve(carver, blocks, sizeof(int32_t));
+    if (plan->keep.mode == HISA_MODE_BLOCK) {
+        plan->bitmap = carve(carver, blocks, size / 8);
+    } else {
+        plan->pool = carve(carver, blocks, size * (int64_t)sizeof(float));
+    }
+}
+
 static void carve_flat(const hisa_index_t *index, const hisa_select_options_t *options, carver_t *carver,
                        hisa_plan_t *plan) {
     const int64_t ranks = index->shard.ranks;
@@ -130,6 +141,8 @@ hisa_status_t hisa_plan_make(const hisa_index_t *index, const hisa_select_option
     const bool flat = options->mode == HISA_MODE_FLAT;
     carver_t carver = {0};
     *plan = (hisa_plan_t){.exchange = exchange};
+    /* Who asks for an exchange by name gets its way even on one rank. */
+    plan->single = shard->ranks == 1 && !flat && options->exchange == HISA_EXCHANGE_AUTO && ops->keep_blocks != NULL;
     set_widths(index, options, plan);
     set_rows(index, options, rows, plan);
     plan->row = carve(&carver, plan->rows_cap, sizeof(hisa_row_t));
@@ -144,6 +157,8 @@ hisa_status_t hisa_plan_make(const hisa_index_t *index, const hisa_select_option
                           1);
     if (flat) {
         carve_flat(index, options, &carver, plan);
+    } else if (plan->single) {
+        carve_single(index, &carver, plan);
     } else {
         carve_two_stage(index, options, &carver, plan);
     }

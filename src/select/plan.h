@@ -7,6 +7,7 @@
 
 typedef struct hisa_plan {
     hisa_exchange_t exchange; /* OWNER or ONESHOT */
+    bool single;              /* one rank, nothing exchanged: single.c */
     hisa_keep_t keep;
     int32_t list_width;   /* entries of a rank's own list: of blocks, or of tokens in mode flat */
     int64_t tile_rows;    /* rows aimed at in a tile */
@@ -24,7 +25,7 @@ typedef struct hisa_plan {
     int64_t place;     /* int32 [rows][keep.width] */
     int64_t work_kept; /* int32 [rows][list_width], one-shot */
     int64_t work;      /* int32 [rows][keep.width or list_width] */
-    int64_t pool;      /* f32, owner merge: pool_receive blocks, then those to send */
+    int64_t pool;      /* f32, owner merge: pool_receive blocks, then those to send; single: [rows][keep.width][B] */
     int64_t bitmap;    /* [rows][keep.width * B / 8] */
     int64_t selected;  /* f32 [rows][k] */
     int64_t bounds;    /* flat: uint64 [ranks][rows] */

@@ -143,6 +143,13 @@ static hisa_status_t load_tile(hisa_run_t *run) {
     return status;
 }
 
+static hisa_status_t run_tile(hisa_run_t *run) {
+    if (run->options->mode == HISA_MODE_FLAT) {
+        return hisa_run_flat(run);
+    }
+    return run->plan.single ? hisa_run_single(run) : hisa_run_two_stage(run);
+}
+
 hisa_status_t hisa_run_tiles(hisa_run_t *run) {
     const int64_t tiles = hisa_ceil_div(run->total_rows, run->plan.tile_rows);
     hisa_status_t status = start_step(run);
@@ -153,7 +160,7 @@ hisa_status_t hisa_run_tiles(hisa_run_t *run) {
             status = hisa_run_step(run, HISA_STEP_GATHER_QUERIES);
         }
         if (status == HISA_OK) {
-            status = run->options->mode == HISA_MODE_FLAT ? hisa_run_flat(run) : hisa_run_two_stage(run);
+            status = run_tile(run);
         }
     }
     return status;

@@ -49,6 +49,7 @@ hisa_output_t hisa_run_output(const hisa_run_t *run);
 
 /* The way of a tile, after its rows are there. */
 hisa_status_t hisa_run_two_stage(hisa_run_t *run);
+hisa_status_t hisa_run_single(hisa_run_t *run);
 hisa_status_t hisa_run_flat(hisa_run_t *run);
 
 /* Cuts the call into tiles and takes each its way. */

@@ -160,6 +160,7 @@ const hisa_backend_ops_t hisa_backend_cpu = {
     .set_length = cpu_set_length,
     /* Enough rows to share the decoding of a key block, few enough that their queries (32 KB each) stay in cache. */
     .tile_rows = 64,
+    .tile_budget = INT64_C(48) << 20,
     .queries_bytes = hisa_cpu_queries_bytes,
     .scratch_bytes = cpu_scratch_bytes,
     .write_tokens = hisa_cpu_write_tokens,

@@ -151,8 +151,9 @@ const hisa_backend_ops_t hisa_backend_cuda = {
     .synchronize = cuda_synchronize,
     .check_memory = hisa_cuda_check_memory,
     .set_length = hisa_cuda_set_length,
-    /* Some 16 thread blocks a multiprocessor in every launch, at the least. */
-    .tile_rows = 1024,
+    /* A prefill chunk of 4096 queries is one tile: at m = 64, B = 128 its scores take 134 MB. */
+    .tile_rows = 4096,
+    .tile_budget = INT64_C(256) << 20,
     .queries_bytes = cuda_queries_bytes,
     .scratch_bytes = cuda_scratch_bytes,
     .write_tokens = hisa_cuda_write_tokens,
@@ -167,6 +168,8 @@ const hisa_backend_ops_t hisa_backend_cuda = {
     .score_tokens = hisa_cuda_score_tokens,
     .select_tokens = hisa_cuda_select_tokens,
     .emit = hisa_cuda_emit,
+    .keep_blocks = hisa_cuda_keep_blocks,
+    .select_emit = hisa_cuda_select_emit,
     .flat_scan = hisa_cuda_flat_scan,
     .flat_trim = hisa_cuda_flat_trim,
     .flat_receive = hisa_cuda_flat_receive,

@@ -44,6 +44,15 @@ int hisa_cuda_launch_emit(const hisa_shard_t *shard, const hisa_tile_t *tile, in
                           const uint8_t *bitmap, const float *selected, const hisa_output_t *output,
                           const hisa_segment_t *segment, void *stream);
 
+/* One rank. key: as written by score_blocks. Mode hisa: kept alone. Mode block: bitmap too. */
+int hisa_cuda_launch_keep_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_keep_t *keep,
+                                 const uint32_t *key, int32_t *kept, void *stream);
+int hisa_cuda_launch_cover_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_keep_t *keep,
+                                  const uint32_t *key, int32_t *kept, uint8_t *bitmap, void *stream);
+int hisa_cuda_launch_select_emit(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width, const int32_t *kept,
+                                 const float *pool, const hisa_output_t *output, const hisa_segment_t *segment,
+                                 void *stream);
+
 /* A row's best so far, in `list`; least: the top_k-th of them, or HISA_RANK_NONE while there are fewer. */
 typedef struct hisa_flat_state {
     uint64_t least;

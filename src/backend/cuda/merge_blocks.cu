@@ -1,4 +1,5 @@
 /* From each rank's best blocks to the blocks a row keeps. */
+#include "backend/cuda/cover.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/merge.cuh"
 #include "backend/cuda/sight.cuh"
@@ -9,27 +10,6 @@ typedef struct merge_lists {
     int64_t rank_stride;
     int64_t place_stride;
 } merge_lists_t;
-
-/* Mode block: tokens [begin, end) of each kept block, of the last one taken only the lowest cut_tokens in sight. */
-static __device__ void cover_bitmap(const hisa_shard_t &shard, const hisa_row_t &row, int32_t width,
-                                    const int32_t *kept, int32_t cut_block, int64_t cut_tokens, uint16_t *bits) {
-    const int64_t words = shard.block_size / 16;
-    for (int64_t i = threadIdx.x; i < width * words; i += HISA_PICK_THREADS) {
-        const int32_t block = kept[i / words];
-        uint32_t word = 0;
-        if (block >= 0) {
-            int64_t begin;
-            int64_t end;
-            hisa_tokens_in_sight(shard, row, block, &begin, &end);
-            end = block == cut_block ? begin + cut_tokens : end;
-            for (int64_t bit = 0; bit < 16; ++bit) {
-                const int64_t token = i % words * 16 + bit;
-                word |= token >= begin && token < end ? 1u << bit : 0;
-            }
-        }
-        bits[i] = static_cast<uint16_t>(word);
-    }
-}
 
 /* The threshold is the rank of the last block taken: of the width-th best, or (mode block, where a block weighs its
  * tokens in sight) of the one that covers the k-th token. */
@@ -80,8 +60,8 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     __syncthreads();
     if (cover) {
         const bool cut = kth.total >= most;
-        cover_bitmap(shard, row, keep.width, kept, cut ? hisa_rank_position(kth.threshold) : -1, most - kth.above,
-                     reinterpret_cast<uint16_t *>(bitmap + r * keep.width * shard.block_size / 8));
+        hisa_cover_bitmap(shard, row, keep.width, kept, cut ? hisa_rank_position(kth.threshold) : -1, most - kth.above,
+                          reinterpret_cast<uint16_t *>(bitmap + r * keep.width * shard.block_size / 8));
     }
 }
 

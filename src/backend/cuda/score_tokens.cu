@@ -3,7 +3,8 @@
 #include "backend/cuda/score.cuh"
 #include "backend/cuda/sight.cuh"
 
-/* A panel is 128 candidates of a row in the order of its kept blocks: half a block, or several. */
+/* A panel is 128 candidates of a row in the order of its kept blocks: half a block, or several. work NULL: scores go
+ * where their candidates stand. */
 static __global__ void __launch_bounds__(HISA_SCORE_KEYS, 3)
     score_tokens(hisa_shard_t shard, const hisa_row_t *rows, const uint8_t *q, const float *weights, int32_t width,
                  const int32_t *kept, const int32_t *work, float *pool) {
@@ -16,7 +17,7 @@ static __global__ void __launch_bounds__(HISA_SCORE_KEYS, 3)
         const int64_t at = int64_t(blockIdx.x) * width + candidate / size;
         const int64_t inside = candidate % size;
         int64_t token = -1;
-        if (candidate < width * size && work[at] >= 0) {
+        if (candidate < width * size && (work != nullptr ? work[at] : kept[at]) >= 0) {
             int64_t begin;
             int64_t end;
             hisa_tokens_in_sight(shard, row, kept[at], &begin, &end);
@@ -33,7 +34,7 @@ static __global__ void __launch_bounds__(HISA_SCORE_KEYS, 3)
                                              token >= 0 ? shard.store.keys + token * shard.head_dim : nullptr,
                                              token >= 0 ? shard.store.scales[token] : 0.0f);
         if (token >= 0) {
-            pool[work[at] * size + inside] = score;
+            pool[(work != nullptr ? work[at] : at) * size + inside] = score;
         }
     }
 }

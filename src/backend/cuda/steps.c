@@ -163,3 +163,33 @@ hisa_status_t hisa_cuda_emit(hisa_device_t *device, const hisa_shard_t *shard, c
     }
     return status;
 }
+
+hisa_status_t hisa_cuda_keep_blocks(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                    const hisa_keep_t *keep, int32_t *kept, uint8_t *bitmap, int64_t *keys_scored,
+                                    void *stream) {
+    hisa_status_t status;
+    HISA_CUDA_RUN(status, device, "scoring blocks", hisa_cuda_launch_score_blocks(shard, tile, tile->scratch, stream));
+    if (status == HISA_OK && keep->mode == HISA_MODE_BLOCK) {
+        HISA_CUDA_RUN(status, device, "covering tokens with blocks",
+                      hisa_cuda_launch_cover_blocks(shard, tile, keep, tile->scratch, kept, bitmap, stream));
+    } else if (status == HISA_OK) {
+        HISA_CUDA_RUN(status, device, "keeping blocks",
+                      hisa_cuda_launch_keep_blocks(shard, tile, keep, tile->scratch, kept, stream));
+    }
+    *keys_scored += tile->rows * shard->local_blocks;
+    return status;
+}
+
+hisa_status_t hisa_cuda_select_emit(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                    int32_t width, const int32_t *kept, const float *pool, const hisa_output_t *output,
+                                    void *stream) {
+    hisa_status_t status = HISA_OK;
+    for (int32_t i = 0; i < output->n_segments && status == HISA_OK; ++i) {
+        if (output->segments[i].output_begin >= 0) {
+            HISA_CUDA_RUN(
+                status, device, "selecting tokens",
+                hisa_cuda_launch_select_emit(shard, tile, width, kept, pool, output, &output->segments[i], stream));
+        }
+    }
+    return status;
+}
