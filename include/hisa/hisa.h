@@ -212,9 +212,11 @@ typedef enum hisa_placement {
 
 /* flags */
 #define HISA_SELECT_UNCHECKED                                                                                          \
-    1u                       /* skip the agreement on arguments across ranks, one small host collective: the caller    \
-                                vouches that they agree. Sharded queries then need rows_per_rank */
-#define HISA_SELECT_TIMED 2u /* measure the time of each step (hisa_index_stats); may synchronise the stream */
+    1u /* skip the agreement on arguments across ranks, one small host collective: the caller                          \
+          vouches that they agree. Sharded queries then need rows_per_rank */
+#define HISA_SELECT_TIMED                                                                                              \
+    2u /* measure the time of each step (hisa_index_stats). On CUDA by events, of which the first timed calls make a   \
+          few, and which are read before the call returns: it waits for the stream, and cannot be captured */
 
 typedef struct hisa_select_options {
     size_t struct_size;           /* set by hisa_select_options_init */

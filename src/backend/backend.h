@@ -103,6 +103,8 @@ typedef struct hisa_output {
     float *scores;    /* [..][k] or NULL */
 } hisa_output_t;
 
+enum { HISA_MARKS = 64 }; /* slots of a device's clock: seven tiles of a timed call before they must be read */
+
 typedef struct hisa_backend_ops {
     const char *name;
     hisa_backend_t kind;
@@ -120,6 +122,11 @@ typedef struct hisa_backend_ops {
     hisa_status_t (*to_host)(hisa_device_t *device, void *host, const void *from, int64_t bytes, void *stream);
     hisa_status_t (*from_host)(hisa_device_t *device, void *to, const void *host, int64_t bytes, void *stream);
     hisa_status_t (*synchronize)(hisa_device_t *device, void *stream);
+    /* The backend's own clock, for timed calls; both NULL where an operation has finished when it returns. mark: notes
+     * when the stream gets here, as number `slot`. Makes what it needs at a slot's first use. HISA_ERR_UNSUPPORTED
+     * while the stream is captured. marked: waits until both have been passed, and gives the time between. */
+    hisa_status_t (*mark)(hisa_device_t *device, int32_t slot, void *stream);
+    hisa_status_t (*marked)(hisa_device_t *device, int32_t from, int32_t to, double *seconds);
     /* HISA_ERR_INVALID_ARGUMENT unless the caller's `memory` (NULL passes) can be used by the device and is a multiple
      * of `alignment`; `name` is for the message. Does not wait. */
     hisa_status_t (*check_memory)(hisa_device_t *device, const char *name, const void *memory, int alignment);

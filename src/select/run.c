@@ -11,28 +11,59 @@ static double now(void) {
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
+static bool is_timed(const hisa_run_t *run) { return (run->options->flags & HISA_SELECT_TIMED) != 0; }
+
 /* Begins to measure without booking what came before. */
-static hisa_status_t start_step(hisa_run_t *run) {
-    hisa_status_t status = HISA_OK;
-    if ((run->options->flags & HISA_SELECT_TIMED) != 0) {
-        status = run->ops->synchronize(run->index->device, run->stream);
+static hisa_status_t start_clock(hisa_run_t *run) {
+    if (run->ops->mark == NULL) {
         run->mark = now();
+        return HISA_OK;
     }
+    run->marks = 1;
+    return run->ops->mark(run->index->device, 0, run->stream);
+}
+
+/* Books what the slots hold. Waits for the stream to get there. */
+static hisa_status_t read_clock(hisa_run_t *run) {
+    hisa_status_t status = HISA_OK;
+    for (int32_t slot = 1; slot < run->marks && status == HISA_OK; ++slot) {
+        double seconds = 0;
+        status = run->ops->marked(run->index->device, slot - 1, slot, &seconds);
+        run->index->stats.steps[run->mark_step[slot]].seconds += seconds;
+    }
+    run->marks = 0;
+    return status;
+}
+
+static hisa_status_t stop_clock(hisa_run_t *run, hisa_step_t step) {
+    if (run->ops->mark == NULL) {
+        const double mark = run->mark;
+        run->mark = now();
+        run->index->stats.steps[step].seconds += run->mark - mark;
+        return HISA_OK;
+    }
+    run->mark_step[run->marks] = (uint8_t)step;
+    hisa_status_t status = run->ops->mark(run->index->device, run->marks++, run->stream);
+    if (status == HISA_OK && run->marks == HISA_MARKS) {
+        status = read_clock(run);
+        if (status == HISA_OK) {
+            status = start_clock(run);
+        }
+    }
+    return status;
+}
+
+static void count_from_here(hisa_run_t *run) {
     run->mark_sent = run->index->comm->bytes_sent;
     run->mark_received = run->index->comm->bytes_received;
-    return status;
 }
 
 hisa_status_t hisa_run_step(hisa_run_t *run, hisa_step_t step) {
     hisa_step_stats_t *stats = &run->index->stats.steps[step];
-    const double mark = run->mark;
     stats->bytes_sent += run->index->comm->bytes_sent - run->mark_sent;
     stats->bytes_received += run->index->comm->bytes_received - run->mark_received;
-    const hisa_status_t status = start_step(run);
-    if ((run->options->flags & HISA_SELECT_TIMED) != 0) {
-        stats->seconds += run->mark - mark;
-    }
-    return status;
+    count_from_here(run);
+    return is_timed(run) ? stop_clock(run, step) : HISA_OK;
 }
 
 hisa_status_t hisa_run_gather_rows(hisa_run_t *run, void *buffer, int64_t bytes) {
@@ -152,7 +183,8 @@ static hisa_status_t run_tile(hisa_run_t *run) {
 
 hisa_status_t hisa_run_tiles(hisa_run_t *run) {
     const int64_t tiles = hisa_ceil_div(run->total_rows, run->plan.tile_rows);
-    hisa_status_t status = start_step(run);
+    hisa_status_t status = is_timed(run) ? start_clock(run) : HISA_OK;
+    count_from_here(run);
     for (int64_t place = 0; place < tiles && status == HISA_OK; ++place) {
         cut_tile(run, place, tiles);
         status = load_tile(run);
@@ -163,5 +195,5 @@ hisa_status_t hisa_run_tiles(hisa_run_t *run) {
             status = run_tile(run);
         }
     }
-    return status;
+    return status == HISA_OK ? read_clock(run) : status;
 }

@@ -26,16 +26,19 @@ typedef struct hisa_run {
     /* The tile at hand. */
     hisa_tile_t tile;
     hisa_segment_t *segments; /* [ranks] */
-    /* Since when, and from what counts, the step under way is measured. */
+    /* Since when, and from what counts, the step under way is measured. A backend with a clock of its own notes the
+     * ends of steps in its slots, to be read when they are used up and at the end of the call. */
     double mark;
     int64_t mark_sent;
     int64_t mark_received;
+    int32_t marks;                 /* slots in use */
+    uint8_t mark_step[HISA_MARKS]; /* the step that ended there; slot 0 begins */
 } hisa_run_t;
 
 /* Piece of the workspace at a plan's offset. */
 static inline void *hisa_run_at(const hisa_run_t *run, int64_t offset) { return run->workspace + offset; }
 
-/* Books the time and the bytes since the last call under a step. Waits for the stream if the call is timed. */
+/* Books the time and the bytes since the last call under a step. */
 hisa_status_t hisa_run_step(hisa_run_t *run, hisa_step_t step);
 
 /* In-place all-gather over the tile's rows: `bytes` a row at buffer, each rank's segment filled in by that rank. */

@@ -10,6 +10,7 @@ typedef struct hisa_cuda {
     hisa_device_t device;
     int ordinal;
     int32_t block_size;
+    cudaEvent_t marks[HISA_MARKS]; /* NULL until first used, by timed calls only */
 } hisa_cuda_t;
 
 static inline const hisa_cuda_t *hisa_cuda_of(const hisa_device_t *device) { return (const hisa_cuda_t *)device; }

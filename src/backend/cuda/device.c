@@ -5,7 +5,15 @@
 #include "base/checked.h"
 #include "base/error.h"
 
-static void cuda_close(hisa_device_t *device) { free(device); }
+static void cuda_close(hisa_device_t *device) {
+    hisa_cuda_t *cuda = (hisa_cuda_t *)device;
+    for (int i = 0; cuda != NULL && i < HISA_MARKS; ++i) {
+        if (cuda->marks[i] != NULL) {
+            cudaEventDestroy(cuda->marks[i]);
+        }
+    }
+    free(cuda);
+}
 
 static hisa_status_t choose_device(int asked, int *ordinal) {
     int count = 0;
@@ -123,6 +131,40 @@ static hisa_status_t cuda_from_host(hisa_device_t *device, void *to, const void 
     return status == HISA_OK ? cuda_synchronize(device, stream) : status;
 }
 
+static cudaError_t note(cudaEvent_t *event, cudaStream_t stream) {
+    cudaError_t error = *event != NULL ? cudaSuccess : cudaEventCreate(event);
+    return error == cudaSuccess ? cudaEventRecord(*event, stream) : error;
+}
+
+static hisa_status_t cuda_mark(hisa_device_t *device, int32_t slot, void *stream) {
+    enum cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    hisa_status_t status;
+    HISA_CUDA_RUN(status, device, "cudaStreamIsCapturing", cudaStreamIsCapturing((cudaStream_t)stream, &capture));
+    if (status == HISA_OK && capture != cudaStreamCaptureStatusNone) {
+        /* A captured event has no time. */
+        return hisa_fail(HISA_ERR_UNSUPPORTED, "a timed call cannot be captured in a graph");
+    }
+    if (status == HISA_OK) {
+        HISA_CUDA_RUN(status, device, "marking a step",
+                      note(&((hisa_cuda_t *)device)->marks[slot], (cudaStream_t)stream));
+    }
+    return status;
+}
+
+static hisa_status_t cuda_marked(hisa_device_t *device, int32_t from, int32_t to, double *seconds) {
+    const cudaEvent_t *marks = hisa_cuda_of(device)->marks;
+    hisa_status_t status;
+    float milliseconds = 0;
+    HISA_CUDA_RUN(status, device, "waiting for a step", cudaEventSynchronize(marks[to]));
+    if (status == HISA_OK) {
+        HISA_CUDA_RUN(status, device, "timing a step", cudaEventElapsedTime(&milliseconds, marks[from], marks[to]));
+    }
+    if (status == HISA_OK) {
+        *seconds = 1e-3 * (double)milliseconds;
+    }
+    return status;
+}
+
 /* Queries are decoded where they are used. */
 static int64_t cuda_queries_bytes(const hisa_device_t *device, int64_t rows) {
     (void)device;
@@ -149,6 +191,8 @@ const hisa_backend_ops_t hisa_backend_cuda = {
     .to_host = cuda_to_host,
     .from_host = cuda_from_host,
     .synchronize = cuda_synchronize,
+    .mark = cuda_mark,
+    .marked = cuda_marked,
     .check_memory = hisa_cuda_check_memory,
     .set_length = hisa_cuda_set_length,
     /* A prefill chunk of 4096 queries is one tile: at m = 64, B = 128 its scores take 134 MB. */
