@@ -8,8 +8,12 @@ hisa_status_t hisa_backend_find(hisa_backend_t choice, const hisa_backend_ops_t 
     case HISA_BACKEND_CPU:
         *ops = &hisa_backend_cpu;
 #if defined(HISA_HAVE_CUDA)
-        if (choice == HISA_BACKEND_AUTO && hisa_cuda_present() == HISA_OK) {
-            *ops = &hisa_backend_cuda;
+        if (choice == HISA_BACKEND_AUTO) {
+            const hisa_status_t present = hisa_cuda_present();
+            if (present == HISA_ERR_DEVICE) { /* a device that fails is not one that is absent */
+                return present;
+            }
+            *ops = present == HISA_OK ? &hisa_backend_cuda : &hisa_backend_cpu;
         }
 #endif
         return HISA_OK;

@@ -105,6 +105,14 @@ typedef struct hisa_output {
 
 enum { HISA_MARKS = 64 }; /* slots of a device's clock: seven tiles of a timed call before they must be read */
 
+/* How scores are rounded. Those of equal arithmetic are equal to the bit on any input; those of different ones only
+ * where every sum is exact. The numbers travel between ranks: append, never renumber. */
+typedef enum hisa_arithmetic {
+    HISA_ARITHMETIC_F32 = 0,  /* f32, products exact, summed over d ascending, then over heads ascending */
+    HISA_ARITHMETIC_MMA = 2,  /* tensor cores by mma.sync */
+    HISA_ARITHMETIC_WGMMA = 3 /* tensor cores by wgmma */
+} hisa_arithmetic_t;
+
 typedef struct hisa_backend_ops {
     const char *name;
     hisa_backend_t kind;
@@ -114,6 +122,9 @@ typedef struct hisa_backend_ops {
      */
     hisa_status_t (*open)(const hisa_index_config_t *config, hisa_device_t **device);
     void (*close)(hisa_device_t *device);
+    /* Of the scores that this device computes for the shape it was opened for. Ranks of one index agree on it: scores
+     * of different arithmetic in one selection would make the result depend on who owns which block. */
+    hisa_arithmetic_t (*arithmetic)(const hisa_device_t *device);
     /* 256-byte aligned, zeroed. HISA_ERR_NO_MEMORY. */
     hisa_status_t (*alloc)(hisa_device_t *device, int64_t bytes, void **memory);
     void (*release)(hisa_device_t *device, void *memory);
@@ -130,6 +141,10 @@ typedef struct hisa_backend_ops {
     /* HISA_ERR_INVALID_ARGUMENT unless the caller's `memory` (NULL passes) can be used by the device and is a multiple
      * of `alignment`; `name` is for the message. Does not wait. */
     hisa_status_t (*check_memory)(hisa_device_t *device, const char *name, const void *memory, int alignment);
+    /* HISA_ERR_INVALID_ARGUMENT if the caller's stream is another device's; HISA_ERR_UNSUPPORTED if it is being
+     * captured into a graph and `uncapturable` (a text for the message: what cannot be captured and why) is not NULL.
+     * Does not wait, and leaves a capture as it was. */
+    hisa_status_t (*check_stream)(hisa_device_t *device, void *stream, const char *uncapturable);
     hisa_status_t (*set_length)(hisa_device_t *device, const hisa_shard_t *shard, int32_t sequence, int64_t length,
                                 void *stream);
 
@@ -271,7 +286,8 @@ struct hisa_device {
 extern const hisa_backend_ops_t hisa_backend_cpu;
 #if defined(HISA_HAVE_CUDA)
 extern const hisa_backend_ops_t hisa_backend_cuda;
-/* HISA_OK if there is a device that it computes on, else why not. */
+/* HISA_OK if there is a device that it computes on; HISA_ERR_UNSUPPORTED and why if there is none; HISA_ERR_DEVICE if
+ * earlier work has left the device unusable to this process. */
 hisa_status_t hisa_cuda_present(void);
 /* "NVIDIA H100 (sm_90), ..." of the calling thread's current device, or why there is none. */
 void hisa_cuda_describe(char *text, size_t size);

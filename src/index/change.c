@@ -33,6 +33,12 @@ static void record(hisa_index_t *index, int kind, int32_t sequence, int64_t begi
     index->changes = hisa_hash(hisa_hash(hisa_hash(hisa_hash(index->changes, kind), sequence), begin), end);
 }
 
+/* A change is known to the host at once, and happens on the device in stream order: a graph's replay would make it
+ * again, at the old place, without the host. */
+static hisa_status_t check_stream(const hisa_index_t *index, void *stream) {
+    return hisa_index_ops(index)->check_stream(index->device, stream, "a change of an index cannot be part of a graph");
+}
+
 /* Writes the tokens of a span and refreshes what is pooled from them. */
 static hisa_status_t write_span(hisa_index_t *index, const hisa_span_t *span, const void *keys, const float *key_scales,
                                 hisa_keys_on_t keys_on, void *stream) {
@@ -47,7 +53,11 @@ static hisa_status_t write_span(hisa_index_t *index, const hisa_span_t *span, co
     if ((keys == NULL || key_scales == NULL) && own > 0) {
         return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "%s is NULL", keys == NULL ? "keys" : "key_scales");
     }
-    hisa_status_t status =
+    hisa_status_t status = check_stream(index, stream);
+    if (status != HISA_OK) {
+        return status;
+    }
+    status =
         ops->write_tokens(index->device, &index->shard, span, keys, key_scales, keys_on == HISA_KEYS_LOCAL, stream);
     if (status == HISA_OK) {
         status = ops->pool_blocks(index->device, &index->shard, span, stream);
@@ -102,7 +112,8 @@ hisa_status_t hisa_index_truncate(hisa_index_t *index, int32_t sequence, int64_t
     if (new_length == length) {
         return HISA_OK;
     }
-    if (new_length % index->shard.block_size != 0) {
+    status = check_stream(index, stream);
+    if (status == HISA_OK && new_length % index->shard.block_size != 0) {
         const hisa_span_t span = span_of(index, sequence, new_length - 1, new_length, new_length);
         status = hisa_index_ops(index)->pool_blocks(index->device, &index->shard, &span, stream);
     }

@@ -151,6 +151,7 @@ static hisa_status_t agree(const hisa_index_config_t *config, hisa_comm_t *comm,
     const hisa_agree_value_t values[] = {
         {"config.struct_size", (int64_t)config->struct_size},
         {"backend", built ? (int64_t)hisa_index_ops(index)->kind : 0},
+        {"arithmetic", built ? (int64_t)hisa_index_ops(index)->arithmetic(index->device) : 0},
         {"head_dim", config->head_dim},
         {"num_heads", config->num_heads},
         {"block_size", config->block_size},

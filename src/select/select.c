@@ -203,6 +203,17 @@ static hisa_status_t check_memory(const hisa_run_t *run) {
     return status;
 }
 
+/* What keeps this call out of a graph, or NULL. */
+static const char *uncapturable(const hisa_run_t *run) {
+    if ((run->options->flags & HISA_SELECT_TIMED) != 0) {
+        return "a timed call waits for it (HISA_SELECT_TIMED)";
+    }
+    if (run->plan.exchange == HISA_EXCHANGE_OWNER && run->options->mode != HISA_MODE_BLOCK) {
+        return "the owner merge reads sizes back (HISA_EXCHANGE_OWNER)";
+    }
+    return NULL;
+}
+
 /* With the number of all rows known: the plan, the workspace for it, and room for the results. */
 static hisa_status_t plan_call(hisa_run_t *run, size_t workspace_bytes) {
     hisa_status_t status = deal_rows(run);
@@ -226,7 +237,8 @@ static hisa_status_t plan_call(hisa_run_t *run, size_t workspace_bytes) {
         return hisa_fail(HISA_ERR_WORKSPACE, "the workspace has %zu bytes: %lld rows need %lld", workspace_bytes,
                          (long long)run->total_rows, (long long)run->plan.bytes);
     }
-    return check_memory(run);
+    status = run->ops->check_stream(run->index->device, run->stream, uncapturable(run));
+    return status == HISA_OK ? check_memory(run) : status;
 }
 
 /* Checks and agreement: on return all ranks go on, or none does. */

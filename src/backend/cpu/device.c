@@ -65,6 +65,18 @@ static hisa_status_t cpu_check_memory(hisa_device_t *device, const char *name, c
     return HISA_OK;
 }
 
+static hisa_status_t cpu_check_stream(hisa_device_t *device, void *stream, const char *uncapturable) {
+    (void)device;
+    (void)stream;
+    (void)uncapturable;
+    return HISA_OK;
+}
+
+static hisa_arithmetic_t cpu_arithmetic(const hisa_device_t *device) {
+    (void)device;
+    return HISA_ARITHMETIC_F32;
+}
+
 static hisa_status_t cpu_set_length(hisa_device_t *device, const hisa_shard_t *shard, int32_t sequence, int64_t length,
                                     void *stream) {
     (void)device;
@@ -150,6 +162,7 @@ const hisa_backend_ops_t hisa_backend_cpu = {
     .device_memory = false,
     .open = cpu_open,
     .close = cpu_close,
+    .arithmetic = cpu_arithmetic,
     .alloc = cpu_alloc,
     .release = cpu_release,
     .copy = cpu_copy,
@@ -157,6 +170,7 @@ const hisa_backend_ops_t hisa_backend_cpu = {
     .from_host = cpu_copy,
     .synchronize = cpu_synchronize,
     .check_memory = cpu_check_memory,
+    .check_stream = cpu_check_stream,
     .set_length = cpu_set_length,
     /* Enough rows to share the decoding of a key block, few enough that their queries (32 KB each) stay in cache. */
     .tile_rows = 64,

@@ -4,9 +4,6 @@
 #include "backend/cuda/cuda.h"
 #include "base/error.h"
 
-/* The oldest compute capability that the kernels are compiled for. */
-enum { OLDEST_MAJOR = 8 };
-
 /* Errors of kernels: they spoil the context, and surface in whatever call comes next. */
 static bool is_sticky(cudaError_t error) {
     switch (error) {
@@ -79,44 +76,71 @@ hisa_status_t hisa_cuda_check_memory(hisa_device_t *device, const char *name, co
     return HISA_OK;
 }
 
-hisa_status_t hisa_cuda_check_stream(hisa_device_t *device, void *stream) {
+static cudaError_t capturing(cudaStream_t stream, bool *yes) {
+    enum cudaStreamCaptureStatus captured = cudaStreamCaptureStatusNone;
+    const cudaError_t error = cudaStreamIsCapturing(stream, &captured);
+    *yes = captured != cudaStreamCaptureStatusNone;
+    return error;
+}
+
+hisa_status_t hisa_cuda_check_stream(hisa_device_t *device, void *stream, const char *uncapturable) {
+    /* The default streams have no device of their own, and the legacy one is never captured. */
+    if (stream == NULL || stream == (void *)cudaStreamLegacy) {
+        return HISA_OK;
+    }
+    bool captured = false;
+    hisa_status_t status;
+    HISA_CUDA_RUN(status, device, "cudaStreamIsCapturing", capturing((cudaStream_t)stream, &captured));
+    if (status != HISA_OK) {
+        return status;
+    }
+    if (captured) {
+        if (uncapturable != NULL) {
+            return hisa_fail(HISA_ERR_UNSUPPORTED, "the stream is being captured: %s", uncapturable);
+        }
+        /* A stream's device cannot be asked for during a capture in every version of CUDA: the launch will tell. */
+        return HISA_OK;
+    }
 #if CUDART_VERSION >= 12080
     int ordinal = hisa_cuda_of(device)->ordinal;
-    /* The default streams have no device of their own. */
-    if (stream != NULL && stream != (void *)cudaStreamLegacy && stream != (void *)cudaStreamPerThread) {
-        hisa_status_t status;
+    if (stream != (void *)cudaStreamPerThread) {
         HISA_CUDA_RUN(status, device, "cudaStreamGetDevice", cudaStreamGetDevice((cudaStream_t)stream, &ordinal));
-        if (status != HISA_OK) {
-            return status;
-        }
     }
-    if (ordinal != hisa_cuda_of(device)->ordinal) {
+    if (status == HISA_OK && ordinal != hisa_cuda_of(device)->ordinal) {
         return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "the stream is of device %d: the index is on device %d", ordinal,
                          hisa_cuda_of(device)->ordinal);
     }
-#else
-    (void)device; /* the launch itself will be refused */
-    (void)stream;
 #endif
-    return HISA_OK;
+    return status;
+}
+
+cudaError_t hisa_cuda_capability(int ordinal, int *major, int *minor) {
+    const cudaError_t error = cudaDeviceGetAttribute(major, cudaDevAttrComputeCapabilityMajor, ordinal);
+    return error == cudaSuccess ? cudaDeviceGetAttribute(minor, cudaDevAttrComputeCapabilityMinor, ordinal) : error;
 }
 
 hisa_status_t hisa_cuda_present(void) {
     int count = 0;
     const cudaError_t error = cudaGetDeviceCount(&count);
+    if (is_sticky(error)) { /* there is one, spoilt */
+        return hisa_cuda_status(error, "cudaGetDeviceCount");
+    }
     if (error != cudaSuccess) {
         cudaGetLastError();
         return hisa_fail(HISA_ERR_UNSUPPORTED, "backend cuda: no device: %s", cudaGetErrorString(error));
     }
     for (int i = 0; i < count; ++i) {
         int major = 0;
-        if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i) == cudaSuccess &&
-            major >= OLDEST_MAJOR) {
+        int minor = 0;
+        if (hisa_cuda_capability(i, &major, &minor) == cudaSuccess &&
+            hisa_cuda_check_capability(i, major, minor) == HISA_OK) {
             return HISA_OK;
         }
     }
-    return hisa_fail(HISA_ERR_UNSUPPORTED, "backend cuda: none of the %d devices has compute capability %d.0 or newer",
-                     count, OLDEST_MAJOR);
+    if (count > 0) {
+        return HISA_ERR_UNSUPPORTED; /* the message of the last one that was looked at */
+    }
+    return hisa_fail(HISA_ERR_UNSUPPORTED, "backend cuda: no device");
 }
 
 void hisa_cuda_describe(char *text, size_t size) {

@@ -6,12 +6,38 @@
 
 #include "backend/cuda/kernels.h"
 
+/* What computes scores: chosen when an index is created, for its shape and device. */
+typedef enum hisa_cuda_scorer {
+    HISA_CUDA_SCORER_F32,   /* CUDA cores, any shape: the bits of the CPU backend */
+    HISA_CUDA_SCORER_MMA,   /* mma.sync */
+    HISA_CUDA_SCORER_WGMMA, /* wgmma */
+    HISA_CUDA_SCORERS
+} hisa_cuda_scorer_t;
+
+/* Names a scorer for tests, by hisa_cuda_scorer_name; read when an index is created and at no other time. Unset or
+ * empty: the best that the device and the shape allow. */
+#define HISA_CUDA_SCORER_VARIABLE "HISA_CUDA_SCORER"
+
 typedef struct hisa_cuda {
     hisa_device_t device;
     int ordinal;
     int32_t block_size;
     cudaEvent_t marks[HISA_MARKS]; /* NULL until first used, by timed calls only */
+    hisa_cuda_scorer_t scorer;
 } hisa_cuda_t;
+
+/* Choice of scorer and device: choose.c. major, minor: the device's compute capability. */
+const char *hisa_cuda_scorer_name(hisa_cuda_scorer_t scorer);
+bool hisa_cuda_scorer_available(hisa_cuda_scorer_t scorer, const hisa_index_config_t *config, int major, int minor);
+hisa_cuda_scorer_t hisa_cuda_best_scorer(const hisa_index_config_t *config, int major, int minor);
+/* By name; NULL or "": the best. HISA_ERR_INVALID_ARGUMENT: no such name; HISA_ERR_UNSUPPORTED: not for this shape on
+ * this device. */
+hisa_status_t hisa_cuda_choose_scorer(const char *name, const hisa_index_config_t *config, int major, int minor,
+                                      hisa_cuda_scorer_t *scorer);
+hisa_arithmetic_t hisa_cuda_scorer_arithmetic(hisa_cuda_scorer_t scorer);
+cudaError_t hisa_cuda_capability(int ordinal, int *major, int *minor);
+/* HISA_ERR_UNSUPPORTED if the device is older than what the kernels are compiled for. */
+hisa_status_t hisa_cuda_check_capability(int ordinal, int major, int minor);
 
 static inline const hisa_cuda_t *hisa_cuda_of(const hisa_device_t *device) { return (const hisa_cuda_t *)device; }
 
@@ -42,8 +68,8 @@ void hisa_cuda_leave(const hisa_cuda_scope_t *scope);
 /* HISA_ERR_INVALID_ARGUMENT unless the pointer can be used on the device and is a multiple of `alignment`. */
 hisa_status_t hisa_cuda_check_memory(hisa_device_t *device, const char *name, const void *memory, int alignment);
 
-/* HISA_ERR_INVALID_ARGUMENT if the stream is known to be another device's. */
-hisa_status_t hisa_cuda_check_stream(hisa_device_t *device, void *stream);
+/* As check_stream of the table. */
+hisa_status_t hisa_cuda_check_stream(hisa_device_t *device, void *stream, const char *uncapturable);
 
 /* Scratch, by operation. Each gives bytes for tiles of up to `rows` rows and grows with it. */
 int64_t hisa_cuda_two_stage_scratch(int64_t rows, int32_t width, int64_t blocks, int32_t ranks);

@@ -15,7 +15,7 @@ static void cuda_close(hisa_device_t *device) {
     free(cuda);
 }
 
-static hisa_status_t choose_device(int asked, int *ordinal) {
+static hisa_status_t choose_device(int asked, int *ordinal, int *major, int *minor) {
     int count = 0;
     hisa_status_t status = hisa_cuda_status(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
     if (status == HISA_OK && asked < -1) {
@@ -28,21 +28,21 @@ static hisa_status_t choose_device(int asked, int *ordinal) {
     if (status == HISA_OK && asked == -1) {
         status = hisa_cuda_status(cudaGetDevice(ordinal), "cudaGetDevice");
     }
-    int major = 0;
     if (status == HISA_OK) {
-        status = hisa_cuda_status(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, *ordinal),
-                                  "cudaDeviceGetAttribute");
+        status = hisa_cuda_status(hisa_cuda_capability(*ordinal, major, minor), "cudaDeviceGetAttribute");
     }
-    if (status == HISA_OK && major < 8) {
-        return hisa_fail(HISA_ERR_UNSUPPORTED, "device %d has compute capability %d.x: 8.0 or newer is needed",
-                         *ordinal, major);
-    }
-    return status;
+    return status == HISA_OK ? hisa_cuda_check_capability(*ordinal, *major, *minor) : status;
 }
 
 static hisa_status_t cuda_open(const hisa_index_config_t *config, hisa_device_t **device) {
     int ordinal = -1;
-    hisa_status_t status = choose_device(config->device, &ordinal);
+    int major = 0;
+    int minor = 0;
+    hisa_cuda_scorer_t scorer = HISA_CUDA_SCORER_F32;
+    hisa_status_t status = choose_device(config->device, &ordinal, &major, &minor);
+    if (status == HISA_OK) {
+        status = hisa_cuda_choose_scorer(getenv(HISA_CUDA_SCORER_VARIABLE), config, major, minor, &scorer);
+    }
     if (status != HISA_OK) {
         return status;
     }
@@ -53,6 +53,7 @@ static hisa_status_t cuda_open(const hisa_index_config_t *config, hisa_device_t 
     cuda->device.ops = &hisa_backend_cuda;
     cuda->ordinal = ordinal;
     cuda->block_size = config->block_size;
+    cuda->scorer = scorer;
     /* Makes the context now, and finds an error that the caller's earlier work left behind. */
     HISA_CUDA_RUN(status, &cuda->device, "opening the device", cudaFree(NULL));
     if (status != HISA_OK) {
@@ -61,6 +62,10 @@ static hisa_status_t cuda_open(const hisa_index_config_t *config, hisa_device_t 
     }
     *device = &cuda->device;
     return HISA_OK;
+}
+
+static hisa_arithmetic_t cuda_arithmetic(const hisa_device_t *device) {
+    return hisa_cuda_scorer_arithmetic(hisa_cuda_of(device)->scorer);
 }
 
 /* Zeroed before any stream of the caller's can see it: a stream need not wait for the default one. */
@@ -185,6 +190,7 @@ const hisa_backend_ops_t hisa_backend_cuda = {
     .device_memory = true,
     .open = cuda_open,
     .close = cuda_close,
+    .arithmetic = cuda_arithmetic,
     .alloc = cuda_alloc,
     .release = cuda_release,
     .copy = cuda_copy,
@@ -194,6 +200,7 @@ const hisa_backend_ops_t hisa_backend_cuda = {
     .mark = cuda_mark,
     .marked = cuda_marked,
     .check_memory = hisa_cuda_check_memory,
+    .check_stream = hisa_cuda_check_stream,
     .set_length = hisa_cuda_set_length,
     /* A prefill chunk of 4096 queries is one tile: at m = 64, B = 128 its scores take 134 MB. */
     .tile_rows = 4096,

@@ -19,9 +19,6 @@ hisa_status_t hisa_cuda_write_tokens(hisa_device_t *device, const hisa_shard_t *
         status = hisa_cuda_check_memory(device, "key_scales", scales, 4);
     }
     if (status == HISA_OK) {
-        status = hisa_cuda_check_stream(device, stream);
-    }
-    if (status == HISA_OK) {
         HISA_CUDA_RUN(status, device, "writing tokens",
                       hisa_cuda_launch_write_tokens(shard, span, keys, scales, local, stream));
     }
@@ -55,7 +52,7 @@ hisa_status_t hisa_cuda_check_rows(hisa_device_t *device, const hisa_shard_t *sh
 
 hisa_status_t hisa_cuda_make_rows(hisa_device_t *device, const hisa_shard_t *shard, const hisa_queries_t *queries,
                                   const hisa_segment_t *segments, int32_t n_segments, hisa_row_t *row, void *stream) {
-    hisa_status_t status = hisa_cuda_check_stream(device, stream);
+    hisa_status_t status = HISA_OK;
     for (int32_t i = 0; i < n_segments && status == HISA_OK; ++i) {
         HISA_CUDA_RUN(status, device, "making rows",
                       hisa_cuda_launch_make_rows(shard, queries, &segments[i], row, stream));
