@@ -33,6 +33,7 @@ typedef struct hisa_shard {
     int32_t ranks;
     int64_t stripe;
     int64_t local_blocks; /* most blocks of one sequence that any rank stores: for backends that cannot see lengths */
+    int64_t slots; /* of the store, over all sequences */
     hisa_store_t store;
     int32_t *lengths; /* [num_sequences] tokens over all ranks */
     int32_t *offsets; /* [num_sequences] rank that owns block 0 */

@@ -41,8 +41,8 @@ static hisa_status_t lay_out_host(hisa_index_t *index, const hisa_index_config_t
     return HISA_OK;
 }
 
-/* Gives each sequence its run of slots; *slots: all of them. */
-static hisa_status_t deal_slots(hisa_index_t *index, const hisa_index_config_t *config, int64_t *slots) {
+/* Gives each sequence its run of slots. */
+static hisa_status_t deal_slots(hisa_index_t *index, const hisa_index_config_t *config) {
     int64_t next = 0;
     for (int32_t s = 0; s < config->num_sequences; ++s) {
         index->offsets[s] = config->rank_offsets != NULL ? config->rank_offsets[s] : 0;
@@ -55,7 +55,7 @@ static hisa_status_t deal_slots(hisa_index_t *index, const hisa_index_config_t *
                              (long long)config->capacity);
         }
     }
-    *slots = next;
+    index->shard.slots = next;
     return HISA_OK;
 }
 
@@ -69,9 +69,10 @@ static hisa_status_t take(hisa_index_t *index, int64_t count, int64_t size, void
     return status;
 }
 
-static hisa_status_t take_store(hisa_index_t *index, int64_t slots) {
+static hisa_status_t take_store(hisa_index_t *index) {
     hisa_shard_t *shard = &index->shard;
     void *memory[7] = {NULL};
+    const int64_t slots = shard->slots;
     const int64_t tokens = slots * shard->block_size;
     const int64_t size[7][2] = {{tokens, shard->head_dim},
                                 {tokens, sizeof(float)},
@@ -98,7 +99,6 @@ static hisa_status_t take_store(hisa_index_t *index, int64_t slots) {
 /* Everything that one rank does alone. A half-built index is left for the caller to destroy. */
 static hisa_status_t build(const hisa_index_config_t *config, hisa_comm_t *comm, hisa_index_t **index) {
     const hisa_backend_ops_t *ops;
-    int64_t slots = 0;
     hisa_status_t status = hisa_index_config_check(config, comm->size);
     if (status == HISA_OK) {
         status = hisa_backend_find(config->backend, &ops);
@@ -122,13 +122,13 @@ static hisa_status_t build(const hisa_index_config_t *config, hisa_comm_t *comm,
     fresh->comm = comm;
     status = lay_out_host(fresh, config);
     if (status == HISA_OK) {
-        status = deal_slots(fresh, config, &slots);
+        status = deal_slots(fresh, config);
     }
     if (status == HISA_OK) {
         status = ops->open(config, &fresh->device);
     }
     if (status == HISA_OK) {
-        status = take_store(fresh, slots);
+        status = take_store(fresh);
     }
     const int64_t bytes = config->num_sequences * (int64_t)sizeof(int32_t);
     if (status == HISA_OK) {

@@ -31,6 +31,9 @@ HISA_INLINE int32_t hisa_layout_owner(const hisa_layout_t *layout, int64_t block
 
 /* Place of a block among its owner's blocks. */
 HISA_INLINE int64_t hisa_layout_local(const hisa_layout_t *layout, int64_t block) {
+    if (layout->ranks == 1) {
+        return block; /* as below, without divisions, which kernels feel */
+    }
     const int64_t round = block / layout->stripe / layout->ranks;
     return round * layout->stripe + block % layout->stripe;
 }
@@ -42,12 +45,18 @@ HISA_INLINE int64_t hisa_layout_turn(const hisa_layout_t *layout, int32_t rank) 
 
 /* The block at local place `local` on `rank`. */
 HISA_INLINE int64_t hisa_layout_global(const hisa_layout_t *layout, int32_t rank, int64_t local) {
+    if (layout->ranks == 1) {
+        return local;
+    }
     const int64_t round = local / layout->stripe;
     return (round * layout->ranks + hisa_layout_turn(layout, rank)) * layout->stripe + local % layout->stripe;
 }
 
 /* How many of blocks [0, end) rank owns. Those of [begin, end) have local places [count(begin), count(end)). */
 HISA_INLINE int64_t hisa_layout_count(const hisa_layout_t *layout, int32_t rank, int64_t end) {
+    if (layout->ranks == 1) {
+        return end;
+    }
     const int64_t round = end / layout->stripe / layout->ranks;
     const int64_t rest = end - round * layout->stripe * layout->ranks;
     const int64_t begin = hisa_layout_turn(layout, rank) * layout->stripe;

@@ -36,9 +36,11 @@ hisa_arithmetic_t hisa_cuda_scorer_arithmetic(hisa_cuda_scorer_t scorer) {
 }
 
 bool hisa_cuda_scorer_available(hisa_cuda_scorer_t scorer, const hisa_index_config_t *config, int major, int minor) {
-    (void)config;
-    (void)major;
-    (void)minor;
+    if (scorer == HISA_CUDA_SCORER_WGMMA) {
+        /* wgmma is compute capability 9.0's alone. The shapes that its kernels are compiled for. */
+        return major == 9 && minor == 0 && config->head_dim == 128 && config->block_size >= 128 &&
+               (config->num_heads == 64 || config->num_heads == 32);
+    }
     return scorer == HISA_CUDA_SCORER_F32;
 }
 

@@ -24,6 +24,9 @@ typedef struct hisa_cuda {
     int32_t block_size;
     cudaEvent_t marks[HISA_MARKS]; /* NULL until first used, by timed calls only */
     hisa_cuda_scorer_t scorer;
+    int32_t num_sequences;
+    int multiprocessors;
+    void (*encoder)(void); /* hisa_cuda_encoder_t, with the scorer that needs it */
 } hisa_cuda_t;
 
 /* Choice of scorer and device: choose.c. major, minor: the device's compute capability. */

@@ -2,6 +2,8 @@
 #include <stdlib.h>
 
 #include "backend/cuda/cuda.h"
+#include "backend/cuda/hopper.h"
+#include "backend/cuda/tensor_map.h"
 #include "base/checked.h"
 #include "base/error.h"
 
@@ -54,8 +56,19 @@ static hisa_status_t cuda_open(const hisa_index_config_t *config, hisa_device_t 
     cuda->ordinal = ordinal;
     cuda->block_size = config->block_size;
     cuda->scorer = scorer;
+    cuda->num_sequences = config->num_sequences;
     /* Makes the context now, and finds an error that the caller's earlier work left behind. */
     HISA_CUDA_RUN(status, &cuda->device, "opening the device", cudaFree(NULL));
+    if (status == HISA_OK) {
+        status =
+            hisa_cuda_status(cudaDeviceGetAttribute(&cuda->multiprocessors, cudaDevAttrMultiProcessorCount, ordinal),
+                             "cudaDeviceGetAttribute");
+    }
+    if (status == HISA_OK && scorer == HISA_CUDA_SCORER_WGMMA) {
+        hisa_cuda_encoder_t encoder;
+        status = hisa_cuda_find_encoder(&encoder);
+        cuda->encoder = (void (*)(void))encoder;
+    }
     if (status != HISA_OK) {
         cuda_close(&cuda->device);
         return status;
@@ -181,7 +194,8 @@ static int64_t cuda_scratch_bytes(const hisa_device_t *device, int64_t rows, int
                                   int64_t blocks, int32_t ranks, bool flat) {
     const int64_t size = hisa_cuda_of(device)->block_size;
     return flat ? hisa_cuda_flat_scratch(rows, (int32_t)hisa_min(top_k, blocks * size), ranks)
-                : hisa_cuda_two_stage_scratch(rows, width, blocks, ranks);
+                : hisa_max(hisa_cuda_two_stage_scratch(rows, width, blocks, ranks),
+                           hisa_cuda_hopper_scratch(hisa_cuda_of(device), rows, width, blocks));
 }
 
 const hisa_backend_ops_t hisa_backend_cuda = {

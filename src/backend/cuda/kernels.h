@@ -53,6 +53,38 @@ int hisa_cuda_launch_select_emit(const hisa_shard_t *shard, const hisa_tile_t *t
                                  const float *pool, const hisa_output_t *output, const hisa_segment_t *segment,
                                  void *stream);
 
+/* Hopper. Maps for the copy engine are made on the host, by address and shape (tensor_map.c). */
+typedef struct hisa_hopper_maps {
+    const void *q;      /* CUtensorMap: the tile's q as rows of a head, in boxes of H */
+    const void *keys;   /* the store's keys, in boxes of 128 */
+    const void *pooled; /* likewise */
+    int multiprocessors;
+} hisa_hopper_maps_t;
+struct hisa_pairs;
+
+int hisa_cuda_launch_hopper_blocks(const hisa_hopper_maps_t *maps, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                   uint32_t *key, void *stream);
+/* Which rows kept a block, for hopper_tokens; work may be NULL, see score_tokens. */
+int hisa_cuda_launch_hopper_pairs(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width,
+                                  const int32_t *kept, const int32_t *work, const struct hisa_pairs *pairs,
+                                  void *stream);
+/* pairs: NULL for few rows, which are scored one by one. */
+int hisa_cuda_launch_hopper_tokens(const hisa_hopper_maps_t *maps, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                   int32_t width, const int32_t *kept, const int32_t *work, float *pool,
+                                   const struct hisa_pairs *pairs, void *stream);
+
+/* The best of each row so far, and behind them what a chunk adds: entries (order.h) in any order. */
+typedef struct hisa_flat_lists {
+    uint64_t *list;  /* [rows][capacity] */
+    uint32_t *count; /* [rows] */
+    uint64_t *least; /* [rows]: the top_k-th, or HISA_RANK_NONE while there are fewer */
+    int64_t capacity;
+} hisa_flat_lists_t;
+
+/* Local tokens [begin, begin + chunk): a multiple of 384. */
+int hisa_cuda_launch_hopper_flat(const hisa_hopper_maps_t *maps, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                 int64_t begin, int64_t chunk, const hisa_flat_lists_t *lists, void *stream);
+
 /* A row's best so far, in `list`; least: the top_k-th of them, or HISA_RANK_NONE while there are fewer. */
 typedef struct hisa_flat_state {
     uint64_t least;

@@ -1,6 +1,7 @@
 /* Index changes, rows, and the two stages: scratch laid out, kernels launched. keys_scored grows by what the host can
  * know without waiting, an upper bound: windows and kept blocks are on the device. */
 #include "backend/cuda/cuda.h"
+#include "backend/cuda/hopper.h"
 #include "base/checked.h"
 #include "base/error.h"
 
@@ -39,7 +40,9 @@ hisa_status_t hisa_cuda_check_rows(hisa_device_t *device, const hisa_shard_t *sh
     }
     hisa_status_t status = hisa_cuda_check_memory(device, "queries.q", queries->q, 16);
     if (status == HISA_OK) {
-        status = hisa_cuda_check_memory(device, "queries.weights", queries->weights, 4);
+        /* The copy engine takes 16 bytes at a time. */
+        const int alignment = hisa_cuda_of(device)->scorer == HISA_CUDA_SCORER_WGMMA ? 16 : 4;
+        status = hisa_cuda_check_memory(device, "queries.weights", queries->weights, alignment);
     }
     if (status == HISA_OK) {
         status = hisa_cuda_check_memory(device, "queries.sequence", queries->sequence, 4);
@@ -77,11 +80,21 @@ int64_t hisa_cuda_two_stage_scratch(int64_t rows, int32_t width, int64_t blocks,
     return hisa_max(keys, hisa_max(merge, plan));
 }
 
+/* Keys of all blocks in sight, uint32 [rows][local_blocks], into scratch. */
+static hisa_status_t block_keys(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                void *stream) {
+    if (hisa_cuda_of(device)->scorer == HISA_CUDA_SCORER_WGMMA) {
+        return hisa_cuda_hopper_score_blocks(device, shard, tile, tile->scratch, stream);
+    }
+    hisa_status_t status;
+    HISA_CUDA_RUN(status, device, "scoring blocks", hisa_cuda_launch_score_blocks(shard, tile, tile->scratch, stream));
+    return status;
+}
+
 hisa_status_t hisa_cuda_score_blocks(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                      const hisa_keep_t *keep, int32_t width, uint64_t *list, int64_t *keys_scored,
                                      void *stream) {
-    hisa_status_t status;
-    HISA_CUDA_RUN(status, device, "scoring blocks", hisa_cuda_launch_score_blocks(shard, tile, tile->scratch, stream));
+    hisa_status_t status = block_keys(device, shard, tile, stream);
     if (status == HISA_OK) {
         HISA_CUDA_RUN(status, device, "listing blocks",
                       hisa_cuda_launch_list_blocks(shard, tile, keep, width, tile->scratch, list, stream));
@@ -129,10 +142,13 @@ hisa_status_t hisa_cuda_plan_tokens(hisa_device_t *device, const hisa_shard_t *s
 hisa_status_t hisa_cuda_score_tokens(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                      int32_t width, const int32_t *kept, const int32_t *work, float *pool,
                                      int64_t *keys_scored, void *stream) {
+    *keys_scored += tile->rows * width * shard->block_size;
+    if (hisa_cuda_of(device)->scorer == HISA_CUDA_SCORER_WGMMA) {
+        return hisa_cuda_hopper_score_tokens(device, shard, tile, width, kept, work, pool, stream);
+    }
     hisa_status_t status;
     HISA_CUDA_RUN(status, device, "scoring tokens",
                   hisa_cuda_launch_score_tokens(shard, tile, width, kept, work, pool, stream));
-    *keys_scored += tile->rows * width * shard->block_size;
     return status;
 }
 
@@ -164,8 +180,7 @@ hisa_status_t hisa_cuda_emit(hisa_device_t *device, const hisa_shard_t *shard, c
 hisa_status_t hisa_cuda_keep_blocks(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                     const hisa_keep_t *keep, int32_t *kept, uint8_t *bitmap, int64_t *keys_scored,
                                     void *stream) {
-    hisa_status_t status;
-    HISA_CUDA_RUN(status, device, "scoring blocks", hisa_cuda_launch_score_blocks(shard, tile, tile->scratch, stream));
+    hisa_status_t status = block_keys(device, shard, tile, stream);
     if (status == HISA_OK && keep->mode == HISA_MODE_BLOCK) {
         HISA_CUDA_RUN(status, device, "covering tokens with blocks",
                       hisa_cuda_launch_cover_blocks(shard, tile, keep, tile->scratch, kept, bitmap, stream));

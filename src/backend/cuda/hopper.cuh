@@ -1,0 +1,305 @@
+/* Scoring on Hopper's tensor cores: keys stay, queries stream by.
+ *
+ * A warpgroup holds a panel of 128 keys in registers (two A operands of 64 rows), and one warp more feeds it: through a
+ * ring of stages in shared memory it copies query after query (heads x 128 bytes, the B operand) with its weights. For
+ * each query the warpgroup takes the products of its first 64 keys while it sums the heads of the 64 before, and so on
+ * in turn, so that the tensor cores work while the other pipes take ReLU, weight and sum.
+ *
+ * A score depends on its key, its query and nothing else: every kernel scores here, over d in four steps of 32, then
+ * over heads in the order of head_sum. Its bits do not depend on panel, stage, tile or kernel. */
+#ifndef HISA_CUDA_HOPPER_CUH
+#define HISA_CUDA_HOPPER_CUH
+
+#include "backend/cuda/hopper_ptx.cuh"
+#include "backend/cuda/launch.cuh"
+
+#define HISA_HOPPER_DIM 128
+
+/* GROUPS warpgroups score GROUPS panels against the same stream of queries. Place: where a query's scores of a panel
+ * go, the kernel's own business. */
+template <int HEADS, int GROUPS, int STAGES, typename Place> struct hisa_hopper_t {
+    static constexpr int panel = GROUPS * 128; /* keys */
+    static constexpr int stages = STAGES;
+    uint8_t key[panel * HISA_HOPPER_DIM];
+    uint8_t q[STAGES][HEADS * HISA_HOPPER_DIM];
+    float weights[STAGES][HEADS];
+    float scale[panel];
+    Place place[STAGES];
+    int32_t queries; /* of the batch; negative: no more */
+    int32_t fresh;   /* the batch has keys of its own */
+    uint64_t full[STAGES];
+    uint64_t empty[STAGES];
+    uint64_t batch_full;
+    uint64_t batch_empty;
+};
+
+/* Shared memory to ask for: the struct, and room to begin it at a multiple of 1024 bytes. */
+template <int HEADS, int GROUPS, int STAGES, typename Place> constexpr int hisa_hopper_bytes() {
+    return static_cast<int>(sizeof(hisa_hopper_t<HEADS, GROUPS, STAGES, Place>)) + 1024;
+}
+template <int GROUPS> constexpr int hisa_hopper_threads() { return 128 * GROUPS + 32; }
+
+template <int HEADS, int GROUPS, int STAGES, typename Place>
+__device__ __forceinline__ hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &hisa_hopper_begin() {
+    extern __shared__ uint8_t raw[];
+    const uint32_t skip = (1024 - hisa_shared_address(raw) % 1024) % 1024;
+    auto &shared = *reinterpret_cast<hisa_hopper_t<HEADS, GROUPS, STAGES, Place> *>(raw + skip);
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < STAGES; ++s) {
+            hisa_barrier_init(&shared.full[s], 1);
+            hisa_barrier_init(&shared.empty[s], 4 * GROUPS);
+        }
+        hisa_barrier_init(&shared.batch_full, 1);
+        hisa_barrier_init(&shared.batch_empty, 4 * GROUPS);
+        hisa_barrier_init_fence();
+    }
+    __syncthreads();
+    return shared;
+}
+
+/* As hisa_launch, with the shared memory that the kernel needs. */
+template <typename... Parameters, typename... Arguments>
+static cudaError_t hisa_hopper_launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int bytes,
+                                      void *stream, Arguments... arguments) {
+    if (blocks == 0) {
+        return cudaSuccess;
+    }
+    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess) {
+        return error;
+    }
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = static_cast<size_t>(bytes);
+    config.stream = static_cast<cudaStream_t>(stream);
+    return cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+}
+
+/* A place in a ring: which stage, and the parity of its phase. */
+struct hisa_ring_t {
+    uint32_t stage;
+    uint32_t parity;
+};
+template <int STAGES> __device__ __forceinline__ void hisa_ring_next(hisa_ring_t &ring) {
+    if (++ring.stage == STAGES) {
+        ring.stage = 0;
+        ring.parity ^= 1;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------ the feeding warp */
+
+struct hisa_feeder_t {
+    hisa_ring_t ring;
+    uint32_t batch_parity;
+};
+__device__ __forceinline__ hisa_feeder_t hisa_feeder_make() { return {{0, 1}, 1}; }
+
+/* Begins a batch of `queries`. keys: rows of `map` from `row` on (fresh), or those of the last batch. Scales of the
+ * first `valid` keys at `scales`, others are 0. The whole warp calls it. */
+template <int HEADS, int GROUPS, int STAGES, typename Place>
+__device__ __forceinline__ void hisa_feed_batch(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared,
+                                                hisa_feeder_t &feeder, int queries, bool fresh, const CUtensorMap *map,
+                                                int32_t row, const float *scales, int64_t valid) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    float scale[shared.panel / 32];
+    if (fresh) {
+#pragma unroll
+        for (int i = 0; i < shared.panel / 32; ++i) {
+            scale[i] = i * 32 + lane < valid ? scales[i * 32 + lane] : 0.0f;
+        }
+    }
+    hisa_barrier_wait(&shared.batch_empty, feeder.batch_parity);
+    feeder.batch_parity ^= 1;
+    if (fresh) {
+#pragma unroll
+        for (int i = 0; i < shared.panel / 32; ++i) {
+            shared.scale[i * 32 + lane] = scale[i];
+        }
+    }
+    __syncwarp();
+    if (lane == 0) {
+        shared.queries = queries;
+        shared.fresh = fresh ? 1 : 0;
+        if (fresh) {
+            hisa_barrier_arrive_expect(&shared.batch_full, shared.panel * HISA_HOPPER_DIM);
+            for (int i = 0; i < shared.panel; i += 128) {
+                hisa_copy_box(shared.key + i * HISA_HOPPER_DIM, map, row + i, &shared.batch_full);
+            }
+        } else {
+            hisa_barrier_arrive(&shared.batch_full);
+        }
+    }
+    __syncwarp();
+}
+
+template <int HEADS, int GROUPS, int STAGES, typename Place>
+__device__ __forceinline__ void hisa_feed_end(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared,
+                                              hisa_feeder_t &feeder) {
+    hisa_feed_batch(shared, feeder, -1, false, nullptr, 0, nullptr, 0);
+}
+
+/* The next query of the batch: heads [source * HEADS, + HEADS) of `map`. The whole warp calls it. */
+template <int HEADS, int GROUPS, int STAGES, typename Place>
+__device__ __forceinline__ void hisa_feed_query(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared,
+                                                hisa_feeder_t &feeder, const CUtensorMap *map, const float *weights,
+                                                int32_t source, const Place &place) {
+    if (threadIdx.x % 32 == 0) {
+        const uint32_t s = feeder.ring.stage;
+        hisa_barrier_wait(&shared.empty[s], feeder.ring.parity);
+        shared.place[s] = place;
+        hisa_barrier_arrive_expect(&shared.full[s], HEADS * (HISA_HOPPER_DIM + 4));
+        hisa_copy_box(shared.q[s], map, source * HEADS, &shared.full[s]);
+        hisa_copy_bytes(shared.weights[s], weights + int64_t(source) * HEADS, HEADS * 4, &shared.full[s]);
+    }
+    hisa_ring_next<STAGES>(feeder.ring);
+}
+
+/* ------------------------------------------------------------------------------------------ a warpgroup */
+
+/* This thread's part of 64 keys: rows lane / 4 and lane / 4 + 8 of its warp's 16. */
+typedef uint32_t hisa_keys_t[4][4];
+
+/* This thread's part of 64 keys, from where the copy engine put them. */
+__device__ __forceinline__ void hisa_load_keys(hisa_keys_t &keys, const uint8_t *from) {
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t row = threadIdx.x % 128 / 32 * 16 + lane % 16;
+    const uint32_t base = hisa_shared_address(from) + row * HISA_HOPPER_DIM;
+#pragma unroll
+    for (uint32_t step = 0; step < 4; ++step) {
+        hisa_load_matrices(keys[step], base + ((step * 2 + lane / 16) ^ row % 8) * 16);
+    }
+}
+
+template <int HEADS>
+__device__ __forceinline__ void hisa_take_products(float (&dot)[HEADS / 2], const hisa_keys_t &keys, const uint8_t *q) {
+    const uint64_t b = hisa_operand(q);
+#pragma unroll
+    for (int i = 0; i < HEADS / 2; ++i) {
+        asm volatile("" : "+f"(dot[i])::"memory");
+    }
+    hisa_product_begin();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+        hisa_product(dot, keys[step], b + 2 * step, step > 0);
+    }
+    hisa_product_commit();
+}
+
+/* sum_h w[h] * max(0, dot[h]) of one key: lanes with an even number get that of row lane / 4, odd ones that of row
+ * lane / 4 + 8. Heads are summed 8 apart, even and odd ones of a pair apart, then pairs, then a quad's four lanes. */
+template <int HEADS> __device__ __forceinline__ float hisa_head_sum(float (&dot)[HEADS / 2], const float *weights) {
+#pragma unroll
+    for (int i = 0; i < HEADS / 2; ++i) {
+        asm volatile("" : "+f"(dot[i])::"memory");
+    }
+    float sum[2][2] = {{0.0f, 0.0f}, {0.0f, 0.0f}};
+#pragma unroll
+    for (int j = 0; j < HEADS / 8; ++j) {
+        /* Read where they are used: 16 registers fewer than keeping them from one half of the panel to the other. */
+        const float2 w = *reinterpret_cast<const float2 *>(weights + j * 8 + threadIdx.x % 4 * 2);
+        sum[0][0] = __fmaf_rn(fmaxf(dot[4 * j], 0.0f), w.x, sum[0][0]);
+        sum[0][1] = __fmaf_rn(fmaxf(dot[4 * j + 1], 0.0f), w.y, sum[0][1]);
+        sum[1][0] = __fmaf_rn(fmaxf(dot[4 * j + 2], 0.0f), w.x, sum[1][0]);
+        sum[1][1] = __fmaf_rn(fmaxf(dot[4 * j + 3], 0.0f), w.y, sum[1][1]);
+    }
+    const float low = sum[0][0] + sum[0][1];
+    const float high = sum[1][0] + sum[1][1];
+    const bool odd = threadIdx.x % 2 != 0;
+    float mine = odd ? high : low;
+    mine += __shfl_xor_sync(0xFFFFFFFFu, odd ? low : high, 1);
+    mine += __shfl_xor_sync(0xFFFFFFFFu, mine, 2);
+    return mine;
+}
+
+/* A warp has read what it needs of a stage. */
+template <int HEADS, int GROUPS, int STAGES, typename Place>
+__device__ __forceinline__ void hisa_release_stage(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared,
+                                                   hisa_ring_t ring) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+        hisa_barrier_arrive(&shared.empty[ring.stage]);
+    }
+}
+
+/* N queries of a batch: while the heads of one half of the panel are summed, the products of the other half, or of the
+ * next query, are under way. */
+template <int N, int HEADS, int GROUPS, int STAGES, typename Place, typename Put>
+__device__ __forceinline__ void hisa_score_queries(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared,
+                                                   hisa_ring_t &ring, const hisa_keys_t (&keys)[2],
+                                                   const float (&scale)[2], const Put &put, int first) {
+    float dot[2][HEADS / 2];
+    hisa_barrier_wait(&shared.full[ring.stage], ring.parity);
+    hisa_take_products<HEADS>(dot[0], keys[0], shared.q[ring.stage]);
+    hisa_take_products<HEADS>(dot[1], keys[1], shared.q[ring.stage]);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        const hisa_ring_t now = ring;
+        hisa_ring_next<STAGES>(ring);
+        hisa_product_wait<1>();
+        float sum = hisa_head_sum<HEADS>(dot[0], shared.weights[now.stage]);
+        if (i + 1 < N) {
+            hisa_barrier_wait(&shared.full[ring.stage], ring.parity);
+            hisa_take_products<HEADS>(dot[0], keys[0], shared.q[ring.stage]);
+        }
+        put(shared.place[now.stage], first, scale[0] * sum);
+        if (i + 1 < N) {
+            hisa_product_wait<1>();
+        } else {
+            hisa_product_wait<0>();
+        }
+        sum = hisa_head_sum<HEADS>(dot[1], shared.weights[now.stage]);
+        if (i + 1 < N) {
+            hisa_take_products<HEADS>(dot[1], keys[1], shared.q[ring.stage]);
+        }
+        put(shared.place[now.stage], first + 64, scale[1] * sum);
+        hisa_release_stage(shared, now);
+    }
+}
+
+/* The warpgroups' part of the kernel: all batches, TOGETHER queries at a time. put(place, key, score) takes the score
+ * of key `key` of the panel; lanes 2 and 3 of every four have the same ones as lanes 0 and 1. */
+template <int TOGETHER, int HEADS, int GROUPS, int STAGES, typename Place, typename Put>
+__device__ __forceinline__ void hisa_score_batches(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared, Put put) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    /* The key whose sum hisa_head_sum leaves with this lane. */
+    const int first = static_cast<int>(threadIdx.x / 128) * 128 + static_cast<int>(threadIdx.x % 128 / 32) * 16 +
+                      lane / 4 + lane % 2 * 8;
+    hisa_ring_t ring = {0, 0};
+    uint32_t batch_parity = 0;
+    hisa_keys_t keys[2];
+    float scale[2];
+    for (;;) {
+        hisa_barrier_wait(&shared.batch_full, batch_parity);
+        batch_parity ^= 1;
+        const int queries = shared.queries;
+        if (queries < 0) {
+            return;
+        }
+        if (shared.fresh != 0) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int at = static_cast<int>(threadIdx.x / 128) * 128 + half * 64;
+                hisa_load_keys(keys[half], shared.key + at * HISA_HOPPER_DIM);
+                scale[half] = shared.scale[first + half * 64];
+            }
+        }
+        __syncwarp();
+        if (lane == 0) {
+            hisa_barrier_arrive(&shared.batch_empty);
+        }
+        for (int i = 0; i < queries;) {
+            if (queries - i >= TOGETHER) {
+                hisa_score_queries<TOGETHER>(shared, ring, keys, scale, put, first);
+                i += TOGETHER;
+            } else {
+                hisa_score_queries<1>(shared, ring, keys, scale, put, first);
+                i += 1;
+            }
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,114 @@
+/* Token scores of kept blocks on Hopper. A block's keys stay in a warpgroup's registers, and the rows that kept it
+ * stream by: 8 KB a row and block through L2, whether neighbours keep the same blocks or not. */
+#include "backend/cuda/hopper.cuh"
+#include "backend/cuda/hopper_pairs.cuh"
+#include "backend/cuda/launch.cuh"
+#include "backend/cuda/sight.cuh"
+
+/* One warpgroup a thread block, three of which share a multiprocessor: a panel is 128 keys, the usual block. */
+enum { PANEL = 128, STAGES = 6, RESIDENT = 3 };
+
+struct token_source_t {
+    hisa_shard_t shard;
+    const hisa_row_t *rows;
+    const float *weights;
+    int32_t width;
+    const int32_t *kept;
+    const int32_t *work; /* NULL: place r * width + j */
+    int64_t tile_rows;
+    float *pool;
+    hisa_pairs_t pairs;
+};
+
+struct put_score_t {
+    __device__ __forceinline__ void operator()(float *const &to, int at, float score) const {
+        if (threadIdx.x % 4 < 2) {
+            __stcs(to + at, score);
+        }
+    }
+};
+
+/* Many rows: batches of rows that share a block, from hopper_pairs.cu. */
+template <int HEADS>
+static __device__ void feed_shared(hisa_hopper_t<HEADS, 1, STAGES, float *> &shared, hisa_feeder_t &feeder,
+                                   const token_source_t &from, const CUtensorMap *q_map, const CUtensorMap *key_map) {
+    const int64_t size = from.shard.block_size;
+    const int64_t panels = size / PANEL;
+    const int64_t batches = *from.pairs.batches * panels;
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    for (int64_t b = blockIdx.x; b < batches; b += gridDim.x) {
+        const hisa_batch_t batch = from.pairs.batch[b / panels];
+        const int64_t key = int64_t(batch.slot) * size + b % panels * PANEL;
+        hisa_pair_t pair = {0, 0};
+        if (lane < batch.count) {
+            pair = from.pairs.pair[batch.begin + lane];
+        }
+        hisa_feed_batch(shared, feeder, batch.count, true, key_map, static_cast<int32_t>(key),
+                        from.shard.store.scales + key, PANEL);
+        for (int i = 0; i < batch.count; ++i) {
+            const int32_t source = __shfl_sync(0xFFFFFFFFu, pair.source, i);
+            const int32_t place = __shfl_sync(0xFFFFFFFFu, pair.place, i);
+            hisa_feed_query(shared, feeder, q_map, from.weights, source, from.pool + place * size + b % panels * PANEL);
+        }
+    }
+}
+
+/* Few rows: kept block after kept block, each for its own row. */
+template <int HEADS>
+static __device__ void feed_each(hisa_hopper_t<HEADS, 1, STAGES, float *> &shared, hisa_feeder_t &feeder,
+                                 const token_source_t &from, const CUtensorMap *q_map, const CUtensorMap *key_map) {
+    const int64_t size = from.shard.block_size;
+    const int64_t panels = size / PANEL;
+    for (int64_t b = blockIdx.x; b < from.tile_rows * from.width * panels; b += gridDim.x) {
+        const int64_t at = b / panels;
+        const int32_t block = from.kept[at];
+        const int64_t place = from.work != nullptr ? from.work[at] : at;
+        if (block < 0 || place < 0) {
+            continue;
+        }
+        const hisa_row_t row = from.rows[at / from.width];
+        const hisa_layout_t layout = hisa_row_layout(from.shard, row);
+        const int64_t slot = from.shard.bases[row.sequence] + hisa_layout_local(&layout, block);
+        const int64_t key = slot * size + b % panels * PANEL;
+        hisa_feed_batch(shared, feeder, 1, true, key_map, static_cast<int32_t>(key), from.shard.store.scales + key,
+                        PANEL);
+        hisa_feed_query(shared, feeder, q_map, from.weights, row.source, from.pool + place * size + b % panels * PANEL);
+    }
+}
+
+template <int HEADS, bool SHARED>
+static __global__ void __launch_bounds__(hisa_hopper_threads<1>(), RESIDENT)
+    score_tokens(__grid_constant__ const CUtensorMap q_map, __grid_constant__ const CUtensorMap key_map,
+                 token_source_t from) {
+    auto &shared = hisa_hopper_begin<HEADS, 1, STAGES, float *>();
+    if (threadIdx.x < 128) {
+        hisa_score_batches<1>(shared, put_score_t());
+        return;
+    }
+    hisa_feeder_t feeder = hisa_feeder_make();
+    if (SHARED) {
+        feed_shared(shared, feeder, from, &q_map, &key_map);
+    } else {
+        feed_each(shared, feeder, from, &q_map, &key_map);
+    }
+    hisa_feed_end(shared, feeder);
+}
+
+extern "C" int hisa_cuda_launch_hopper_tokens(const hisa_hopper_maps_t *maps, const hisa_shard_t *shard,
+                                              const hisa_tile_t *tile, int32_t width, const int32_t *kept,
+                                              const int32_t *work, float *pool, const hisa_pairs_t *pairs,
+                                              void *stream) {
+    token_source_t from = {*shard, tile->row, tile->weights, width, kept, work, tile->rows, pool, {}};
+    const bool wide = shard->num_heads == 64;
+    auto kernel = wide ? score_tokens<64, false> : score_tokens<32, false>;
+    if (pairs != nullptr) {
+        from.pairs = *pairs;
+        kernel = wide ? score_tokens<64, true> : score_tokens<32, true>;
+    }
+    const int bytes = wide ? hisa_hopper_bytes<64, 1, STAGES, float *>() : hisa_hopper_bytes<32, 1, STAGES, float *>();
+    const int64_t work_items = tile->rows * width * (shard->block_size / PANEL);
+    const int64_t blocks = hisa_min(work_items, int64_t(maps->multiprocessors) * RESIDENT);
+    return hisa_hopper_launch(kernel, blocks, hisa_hopper_threads<1>(), bytes, stream,
+                              *reinterpret_cast<const CUtensorMap *>(maps->q),
+                              *reinterpret_cast<const CUtensorMap *>(maps->keys), from);
+}
