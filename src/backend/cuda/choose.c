@@ -41,7 +41,8 @@ bool hisa_cuda_scorer_available(hisa_cuda_scorer_t scorer, const hisa_index_conf
         return major == 9 && minor == 0 && config->head_dim == 128 && config->block_size >= 128 &&
                (config->num_heads == 64 || config->num_heads == 32);
     }
-    return scorer == HISA_CUDA_SCORER_F32;
+    /* Any shape, on whatever the kernels are compiled for. */
+    return scorer == HISA_CUDA_SCORER_F32 || scorer == HISA_CUDA_SCORER_MMA;
 }
 
 hisa_cuda_scorer_t hisa_cuda_best_scorer(const hisa_index_config_t *config, int major, int minor) {

@@ -6,14 +6,6 @@
 
 #include "backend/cuda/kernels.h"
 
-/* What computes scores: chosen when an index is created, for its shape and device. */
-typedef enum hisa_cuda_scorer {
-    HISA_CUDA_SCORER_F32,   /* CUDA cores, any shape: the bits of the CPU backend */
-    HISA_CUDA_SCORER_MMA,   /* mma.sync */
-    HISA_CUDA_SCORER_WGMMA, /* wgmma */
-    HISA_CUDA_SCORERS
-} hisa_cuda_scorer_t;
-
 /* Names a scorer for tests, by hisa_cuda_scorer_name; read when an index is created and at no other time. Unset or
  * empty: the best that the device and the shape allow. */
 #define HISA_CUDA_SCORER_VARIABLE "HISA_CUDA_SCORER"

@@ -25,15 +25,15 @@ int64_t hisa_cuda_flat_scratch(int64_t rows, int32_t list_width, int32_t ranks) 
     return hisa_max(scan, hisa_max(trim, merge));
 }
 
-static cudaError_t scan_chunks(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t top_k, int32_t list_width,
-                               uint64_t *list, uint64_t *bound, void *stream) {
+static cudaError_t scan_chunks(const hisa_shard_t *shard, const hisa_tile_t *tile, hisa_cuda_scorer_t scorer,
+                               int32_t top_k, int32_t list_width, uint64_t *list, uint64_t *bound, void *stream) {
     hisa_flat_state_t *state = tile->scratch;
     float *score = (float *)(void *)(state + tile->rows);
     const int64_t chunk = chunk_of(tile->rows);
     const int64_t tokens = shard->local_blocks * shard->block_size;
     int error = (int)cudaMemsetAsync(state, 0, (size_t)tile->rows * sizeof *state, (cudaStream_t)stream);
     for (int64_t begin = 0; begin < tokens && error == cudaSuccess; begin += chunk) {
-        error = hisa_cuda_launch_flat_score(shard, tile, begin, chunk, score, stream);
+        error = hisa_cuda_launch_flat_score(shard, tile, scorer, begin, chunk, score, stream);
         if (error == cudaSuccess) {
             error =
                 hisa_cuda_launch_flat_keep(shard, tile, top_k, list_width, begin, chunk, score, list, state, stream);
@@ -49,7 +49,8 @@ hisa_status_t hisa_cuda_flat_scan(hisa_device_t *device, const hisa_shard_t *sha
                                   int32_t top_k, int32_t list_width, uint64_t *list, uint64_t *bound,
                                   int64_t *keys_scored, void *stream) {
     hisa_status_t status;
-    HISA_CUDA_RUN(status, device, "scanning tokens", scan_chunks(shard, tile, top_k, list_width, list, bound, stream));
+    HISA_CUDA_RUN(status, device, "scanning tokens",
+                  scan_chunks(shard, tile, hisa_cuda_of(device)->scorer, top_k, list_width, list, bound, stream));
     /* A bound: how many are in sight is known on the device alone. */
     *keys_scored += tile->rows * shard->local_blocks * shard->block_size;
     return status;

@@ -2,42 +2,61 @@
  * ascend by position, since a chunk's winners are put behind those of earlier chunks: merge.cuh counts on that. */
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/pick.cuh"
-#include "backend/cuda/score.cuh"
+#include "backend/cuda/scorer.cuh"
 #include "backend/cuda/sight.cuh"
 #include "backend/order.h"
 
-/* Rows are the fast index of the grid, so that thread blocks that run at a time read the same keys. */
-static __global__ void __launch_bounds__(HISA_SCORE_KEYS, 3)
-    flat_score(hisa_shard_t shard, const hisa_row_t *rows, const uint8_t *q, const float *weights, int64_t chunk_begin,
-               int64_t chunk, float *score) {
-    __shared__ hisa_score_t shared;
-    const hisa_row_t row = rows[blockIdx.x];
-    const int64_t base = int64_t(shard.bases[row.sequence]) * shard.block_size;
-    int64_t begin;
-    int64_t end;
-    hisa_local_tokens_in_sight(shard, row, &begin, &end);
+/* A thread block scores `together` neighbouring rows on a panel: its keys stay, the rows' queries stream by. Rows are
+ * the fast index of the grid, so that thread blocks that run at a time read the same keys. */
+template <typename Scorer>
+static __global__ void __launch_bounds__(HISA_SCORE_KEYS, Scorer::BLOCKS)
+    flat_score(hisa_shard_t shard, const hisa_row_t *rows, int64_t n, int32_t together, const uint8_t *q,
+               const float *weights, int64_t chunk_begin, int64_t chunk, float *score) {
+    __shared__ typename Scorer::shared_t shared;
+    const int64_t last = hisa_min(n, (blockIdx.x + int64_t(1)) * together);
     for (int64_t panel = blockIdx.y; panel * HISA_SCORE_KEYS < chunk; panel += gridDim.y) {
         const int64_t first = chunk_begin + panel * HISA_SCORE_KEYS;
-        if (first >= end || first + HISA_SCORE_KEYS <= begin) {
-            continue;
-        }
         const int64_t token = first + threadIdx.x;
-        const bool there = token >= begin && token < end;
-        const float value = hisa_score_panel(shared, shard.head_dim, shard.num_heads,
-                                             q + int64_t(row.source) * shard.num_heads * shard.head_dim,
-                                             weights + int64_t(row.source) * shard.num_heads,
-                                             there ? shard.store.keys + (base + token) * shard.head_dim : nullptr,
-                                             there ? shard.store.scales[base + token] : 0.0f);
-        if (there) {
-            score[blockIdx.x * chunk + token - chunk_begin] = value;
+        typename Scorer::keys_t keys;
+        float scale = 0.0f;
+        int32_t loaded = -1; /* the sequence of the keys */
+        for (int64_t r = blockIdx.x * int64_t(together); r < last; ++r) {
+            const hisa_row_t row = rows[r];
+            int64_t begin;
+            int64_t end;
+            hisa_local_tokens_in_sight(shard, row, &begin, &end);
+            if (first >= end || first + HISA_SCORE_KEYS <= begin) {
+                continue;
+            }
+            if (row.sequence != loaded) {
+                const hisa_layout_t layout = hisa_row_layout(shard, row);
+                const int64_t at = int64_t(shard.bases[row.sequence]) * shard.block_size + token;
+                const bool stored = token < hisa_layout_count_tokens(&layout, shard.rank, shard.lengths[row.sequence]);
+                Scorer::load(keys, shard.head_dim, stored ? shard.store.keys + at * shard.head_dim : nullptr);
+                scale = stored ? shard.store.scales[at] : 0.0f;
+                loaded = row.sequence;
+            }
+            const float value = Scorer::score(shared, keys, shard.head_dim, shard.num_heads,
+                                              q + int64_t(row.source) * shard.num_heads * shard.head_dim,
+                                              weights + int64_t(row.source) * shard.num_heads, scale, true);
+            if (token >= begin && token < end) {
+                score[r * chunk + token - chunk_begin] = value;
+            }
         }
     }
 }
 
-extern "C" int hisa_cuda_launch_flat_score(const hisa_shard_t *shard, const hisa_tile_t *tile, int64_t begin,
-                                           int64_t chunk, float *score, void *stream) {
-    return hisa_launch(flat_score, hisa_row_grid(tile->rows, chunk / HISA_SCORE_KEYS), HISA_SCORE_KEYS, stream, *shard,
-                       tile->row, tile->q, tile->weights, begin, chunk, score);
+extern "C" int hisa_cuda_launch_flat_score(const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                           hisa_cuda_scorer_t scorer, int64_t begin, int64_t chunk, float *score,
+                                           void *stream) {
+    const int64_t panels = chunk / HISA_SCORE_KEYS;
+    /* As many rows as leave thread blocks for some ten rounds of an H100. */
+    const int64_t together = hisa_max(1, hisa_min(8, tile->rows * panels / 4096));
+    const dim3 grid = hisa_row_grid(hisa_ceil_div(tile->rows, together), panels);
+    return hisa_with_scorer<false>(scorer, shard->head_dim, [&](auto chosen) {
+        return hisa_launch(flat_score<decltype(chosen)>, grid, HISA_SCORE_KEYS, stream, *shard, tile->row, tile->rows,
+                           int32_t(together), tile->q, tile->weights, begin, chunk, score);
+    });
 }
 
 /* Of a row's list and a chunk's tokens, keeps the best top_k. In place: what is written has been read by then. */

@@ -9,6 +9,15 @@
 /* Ranks whose entry offsets fit a kernel's parameters. */
 #define HISA_CUDA_MAX_RANKS 256
 
+/* What scores. F32: CUDA cores, the reference's bits on any input. MMA: tensor cores of any device (score_mma.cuh).
+ * WGMMA: Hopper's own, where it takes the shape, MMA elsewhere. An index uses one of them throughout. */
+typedef enum hisa_cuda_scorer {
+    HISA_CUDA_SCORER_F32 = 0,
+    HISA_CUDA_SCORER_MMA,
+    HISA_CUDA_SCORER_WGMMA,
+    HISA_CUDA_SCORERS
+} hisa_cuda_scorer_t;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -21,7 +30,8 @@ int hisa_cuda_launch_make_rows(const hisa_shard_t *shard, const hisa_queries_t *
                                hisa_row_t *row, void *stream);
 
 /* key: uint32 [rows][shard->local_blocks] of scratch. */
-int hisa_cuda_launch_score_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, uint32_t *key, void *stream);
+int hisa_cuda_launch_score_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, hisa_cuda_scorer_t scorer,
+                                  uint32_t *key, void *stream);
 int hisa_cuda_launch_list_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_keep_t *keep,
                                  int32_t width, const uint32_t *key, uint64_t *list, void *stream);
 /* before: int32 [rows of the tile][ranks][width + 1] of scratch. */
@@ -35,8 +45,8 @@ int hisa_cuda_launch_list_to_work(int64_t entries, const uint64_t *list, int32_t
 int hisa_cuda_launch_plan_tokens(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_segment_t *segments,
                                  int32_t width, const int32_t *kept, int64_t send_begin, int32_t *work, int32_t *place,
                                  int32_t *next, int64_t *sums, void *stream);
-int hisa_cuda_launch_score_tokens(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width,
-                                  const int32_t *kept, const int32_t *work, float *pool, void *stream);
+int hisa_cuda_launch_score_tokens(const hisa_shard_t *shard, const hisa_tile_t *tile, hisa_cuda_scorer_t scorer,
+                                  int32_t width, const int32_t *kept, const int32_t *work, float *pool, void *stream);
 int hisa_cuda_launch_select_tokens(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width, int32_t top_k,
                                    int64_t row_begin, int64_t rows, const int32_t *kept, const int32_t *place,
                                    const float *pool, uint8_t *bitmap, float *selected, void *stream);
@@ -92,8 +102,8 @@ typedef struct hisa_flat_state {
 } hisa_flat_state_t;
 
 /* Scores local tokens [begin, begin + chunk) of each row into score [rows][chunk], then merges them into the lists. */
-int hisa_cuda_launch_flat_score(const hisa_shard_t *shard, const hisa_tile_t *tile, int64_t begin, int64_t chunk,
-                                float *score, void *stream);
+int hisa_cuda_launch_flat_score(const hisa_shard_t *shard, const hisa_tile_t *tile, hisa_cuda_scorer_t scorer,
+                                int64_t begin, int64_t chunk, float *score, void *stream);
 int hisa_cuda_launch_flat_keep(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t top_k, int32_t list_width,
                                int64_t begin, int64_t chunk, const float *score, uint64_t *list,
                                hisa_flat_state_t *state, void *stream);

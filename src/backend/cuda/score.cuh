@@ -104,4 +104,22 @@ __device__ __forceinline__ float hisa_score_panel(hisa_score_t &shared, int dim,
     return __fmul_rn(scale, score);
 }
 
+/* As scorer.cuh says. Keys stay where they are, queries are staged anew for each panel. */
+struct hisa_score_f32_t {
+    static constexpr int BLOCKS = 3;
+    typedef hisa_score_t shared_t;
+    typedef const uint8_t *keys_t;
+
+    static __device__ __forceinline__ void load(keys_t &keys, int dim, const uint8_t *key) {
+        (void)dim;
+        keys = key;
+    }
+
+    static __device__ __forceinline__ float score(shared_t &shared, const keys_t &keys, int dim, int heads,
+                                                  const uint8_t *q, const float *w, float scale, bool fresh) {
+        (void)fresh;
+        return hisa_score_panel(shared, dim, heads, q, w, keys, scale);
+    }
+};
+
 #endif

@@ -87,7 +87,8 @@ static hisa_status_t block_keys(hisa_device_t *device, const hisa_shard_t *shard
         return hisa_cuda_hopper_score_blocks(device, shard, tile, tile->scratch, stream);
     }
     hisa_status_t status;
-    HISA_CUDA_RUN(status, device, "scoring blocks", hisa_cuda_launch_score_blocks(shard, tile, tile->scratch, stream));
+    HISA_CUDA_RUN(status, device, "scoring blocks",
+                  hisa_cuda_launch_score_blocks(shard, tile, hisa_cuda_of(device)->scorer, tile->scratch, stream));
     return status;
 }
 
@@ -147,8 +148,9 @@ hisa_status_t hisa_cuda_score_tokens(hisa_device_t *device, const hisa_shard_t *
         return hisa_cuda_hopper_score_tokens(device, shard, tile, width, kept, work, pool, stream);
     }
     hisa_status_t status;
-    HISA_CUDA_RUN(status, device, "scoring tokens",
-                  hisa_cuda_launch_score_tokens(shard, tile, width, kept, work, pool, stream));
+    HISA_CUDA_RUN(
+        status, device, "scoring tokens",
+        hisa_cuda_launch_score_tokens(shard, tile, hisa_cuda_of(device)->scorer, width, kept, work, pool, stream));
     return status;
 }
 
