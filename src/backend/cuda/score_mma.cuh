@@ -19,36 +19,13 @@
 #include <stdint.h>
 
 #include "backend/cuda/score.cuh"
+#include "backend/cuda/widen.cuh"
 
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
 #define HISA_MMA_NATIVE_FP8 true
 #else
 #define HISA_MMA_NATIVE_FP8 false
 #endif
-
-/* Four codes to four f16 values, two words. NaN stays NaN. */
-__device__ __forceinline__ void hisa_mma_widen(uint32_t codes, uint32_t *low, uint32_t *high) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-    asm("{\n\t.reg .b16 l, h;\n\tmov.b32 {l, h}, %2;\n\t"
-        "cvt.rn.f16x2.e4m3x2 %0, l;\n\tcvt.rn.f16x2.e4m3x2 %1, h;\n\t}"
-        : "=r"(*low), "=r"(*high)
-        : "r"(codes));
-#else
-    /* A code's exponent and mantissa in the places of an f16's give 2^-8 of its value, subnormals included. */
-    const uint32_t halves[2] = {__byte_perm(codes, 0, 0x1404), __byte_perm(codes, 0, 0x3424)};
-    uint32_t out[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const uint32_t magnitude = halves[i] & 0x7F007F00u;
-        const uint32_t nan = (magnitude + 0x01000100u) >> 15 & 0x00010001u;
-        const uint32_t small = (halves[i] & 0x80008000u) | magnitude >> 1;
-        asm("mul.f16x2 %0, %1, %2;" : "=r"(out[i]) : "r"(small), "r"(0x5C005C00u)); /* 256, twice */
-        out[i] |= nan * 0x7E00u;
-    }
-    *low = out[0];
-    *high = out[1];
-#endif
-}
 
 /* sum += a * b: 16 keys x 16 or 32 elements, 8 heads. */
 template <bool FP8>
@@ -99,7 +76,7 @@ template <int SEGMENTS, bool EXACT> struct hisa_score_mma_t {
             if constexpr (FP8) {
                 out[i] = word[i];
             } else {
-                hisa_mma_widen(word[i], &out[2 * i], &out[2 * i + 1]);
+                hisa_widen(word[i], &out[2 * i], &out[2 * i + 1]);
             }
         }
     }
