@@ -33,7 +33,7 @@ typedef struct hisa_shard {
     int32_t ranks;
     int64_t stripe;
     int64_t local_blocks; /* most blocks of one sequence that any rank stores: for backends that cannot see lengths */
-    int64_t slots; /* of the store, over all sequences */
+    int64_t slots;        /* of the store, over all sequences */
     hisa_store_t store;
     int32_t *lengths; /* [num_sequences] tokens over all ranks */
     int32_t *offsets; /* [num_sequences] rank that owns block 0 */
@@ -123,9 +123,10 @@ typedef struct hisa_backend_ops {
      */
     hisa_status_t (*open)(const hisa_index_config_t *config, hisa_device_t **device);
     void (*close)(hisa_device_t *device);
-    /* Of the scores that this device computes for the shape it was opened for. Ranks of one index agree on it: scores
+    /* Of the scores that this device computes for the shape it was opened for: a hisa_arithmetic_t, with the device's
+     * compute capability above it where each chip rounds in its own way (MMA). Ranks of one index agree on it: scores
      * of different arithmetic in one selection would make the result depend on who owns which block. */
-    hisa_arithmetic_t (*arithmetic)(const hisa_device_t *device);
+    int64_t (*arithmetic)(const hisa_device_t *device);
     /* 256-byte aligned, zeroed. HISA_ERR_NO_MEMORY. */
     hisa_status_t (*alloc)(hisa_device_t *device, int64_t bytes, void **memory);
     void (*release)(hisa_device_t *device, void *memory);

@@ -11,7 +11,7 @@ static hisa_backend_ops_t other;
 static const hisa_backend_ops_t *real;
 static bool pretend;
 
-static hisa_arithmetic_t other_arithmetic(const hisa_device_t *device) {
+static int64_t other_arithmetic(const hisa_device_t *device) {
     (void)device;
     return HISA_ARITHMETIC_WGMMA;
 }

@@ -72,7 +72,7 @@ static hisa_status_t cpu_check_stream(hisa_device_t *device, void *stream, const
     return HISA_OK;
 }
 
-static hisa_arithmetic_t cpu_arithmetic(const hisa_device_t *device) {
+static int64_t cpu_arithmetic(const hisa_device_t *device) {
     (void)device;
     return HISA_ARITHMETIC_F32;
 }

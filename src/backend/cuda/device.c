@@ -57,6 +57,7 @@ static hisa_status_t cuda_open(const hisa_index_config_t *config, hisa_device_t 
     cuda->block_size = config->block_size;
     cuda->scorer = scorer;
     cuda->num_sequences = config->num_sequences;
+    cuda->capability = 10 * major + minor;
     /* Makes the context now, and finds an error that the caller's earlier work left behind. */
     HISA_CUDA_RUN(status, &cuda->device, "opening the device", cudaFree(NULL));
     if (status == HISA_OK) {
@@ -77,8 +78,10 @@ static hisa_status_t cuda_open(const hisa_index_config_t *config, hisa_device_t 
     return HISA_OK;
 }
 
-static hisa_arithmetic_t cuda_arithmetic(const hisa_device_t *device) {
-    return hisa_cuda_scorer_arithmetic(hisa_cuda_of(device)->scorer);
+static int64_t cuda_arithmetic(const hisa_device_t *device) {
+    const hisa_cuda_t *cuda = hisa_cuda_of(device);
+    const hisa_arithmetic_t arithmetic = hisa_cuda_scorer_arithmetic(cuda->scorer);
+    return (int64_t)arithmetic | (arithmetic == HISA_ARITHMETIC_MMA ? (int64_t)cuda->capability << 8 : 0);
 }
 
 /* Zeroed before any stream of the caller's can see it: a stream need not wait for the default one. */
