@@ -2,6 +2,7 @@
  * what is taken in the order of places is in the order of positions. */
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/pick.cuh"
+#include "backend/cuda/radix.cuh"
 #include "backend/cuda/sight.cuh"
 #include "backend/order.h"
 
@@ -31,11 +32,108 @@ static __device__ __forceinline__ void finish(const hisa_output_t &output, int64
     }
 }
 
+/* Results on their way out: places are scattered over threads, lines of memory are not. They take the histogram's room.
+ * A quarter of the candidates is what the usual k takes, 2048 of 8192; the largest rows have 48 KB at the most. */
+template <typename Radix> union hisa_stage_t {
+    static constexpr uint32_t room = Radix::capacity / 4 < 4096 ? Radix::capacity / 4 : 4096;
+    typename Radix::shared_t radix;
+    struct {
+        typename Radix::sums_t sums;
+        alignas(16) uint32_t key[room];
+        uint16_t candidate[room];
+    } out;
+};
+
+/* A thread's four candidates from `first` on as radix keys; returns how many are in sight. position: of the first. */
+static __device__ __forceinline__ uint32_t keys_in_sight(const hisa_row_t &row, int32_t position, const float4 &score,
+                                                         uint32_t *key) {
+    const float raw[4] = {score.x, score.y, score.z, score.w};
+    uint32_t n = 0;
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+        const bool there = position + c >= row.begin && position + c < row.end;
+        key[c] = there ? hisa_radix_from_score(raw[c]) : HISA_RADIX_NONE;
+        n += there ? 1u : 0u;
+    }
+    return n;
+}
+
+/* Up to Radix::capacity candidates a row. Blocks have 16 tokens or more, so a vector of four lies in one. */
+template <typename Radix>
+static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
+    select_emit(hisa_shard_t shard, const hisa_row_t *rows, int32_t width, const int32_t *kept_of, const float *pool,
+                hisa_output_t output, hisa_segment_t segment) {
+    __shared__ hisa_stage_t<Radix> shared;
+    hisa_grid_release();
+    Radix::clear(shared.radix);
+    hisa_grid_wait();
+    const int64_t r = segment.tile_begin + blockIdx.x;
+    const int64_t at = segment.output_begin + blockIdx.x;
+    const hisa_row_t row = rows[r];
+    const int size_log2 = 31 - __clz(shard.block_size);
+    const int32_t candidates = width << size_log2;
+    const int32_t *kept = kept_of + r * width;
+    const float *score = pool + r * candidates;
+    const auto position_of = [&](int32_t candidate) {
+        const int32_t block = kept[candidate >> size_log2];
+        return block < 0 ? INT32_MIN : (block << size_log2) + (candidate & (shard.block_size - 1));
+    };
+    int32_t position[Radix::vectors];
+#pragma unroll
+    for (int v = 0; v < Radix::vectors; ++v) {
+        position[v] = Radix::first(v) < candidates ? position_of(Radix::first(v)) : INT32_MIN;
+    }
+    float4 raw[Radix::vectors];
+#pragma unroll
+    for (int v = 0; v < Radix::vectors; ++v) {
+        const bool any =
+            Radix::eager ? Radix::first(v) < candidates : position[v] + 3 >= row.begin && position[v] < row.end;
+        raw[v] = any ? *reinterpret_cast<const float4 *>(score + Radix::first(v)) : make_float4(0, 0, 0, 0);
+    }
+    uint32_t key[Radix::keys];
+    uint32_t n = 0;
+#pragma unroll
+    for (int v = 0; v < Radix::vectors; ++v) {
+        n += keys_in_sight(row, position[v], raw[v], &key[4 * v]);
+    }
+    const uint32_t k = static_cast<uint32_t>(output.top_k);
+    const hisa_cut_t cut = Radix::cut(shared.radix, key, n, k);
+    const auto places = Radix::place(shared.radix, key, cut);
+    const hisa_results_t results = results_of(output, at);
+    if (cut.taken <= shared.room) {
+        Radix::each_taken(key, cut, places, [&](uint32_t place, int i, uint32_t own) {
+            shared.out.candidate[place] = static_cast<uint16_t>(i);
+            shared.out.key[place] = own;
+        });
+        __syncthreads();
+        for (uint32_t i = threadIdx.x; i < cut.taken; i += Radix::threads) {
+            results.indices[i] = position_of(shared.out.candidate[i]);
+            if (results.scores != nullptr) {
+                results.scores[i] = hisa_radix_to_score(shared.out.key[i]);
+            }
+        }
+    } else {
+        Radix::each_taken(key, cut, places, [&](uint32_t place, int i, uint32_t own) {
+            results.indices[place] = i;
+            if (results.scores != nullptr) {
+                results.scores[place] = hisa_radix_to_score(own);
+            }
+        });
+        __syncthreads();
+        for (uint32_t i = threadIdx.x; i < cut.taken; i += Radix::threads) {
+            results.indices[i] = position_of(results.indices[i]);
+        }
+    }
+    finish(output, at, cut.taken);
+}
+
 /* Any number of candidates. */
 static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     select_emit_any(hisa_shard_t shard, const hisa_row_t *rows, int32_t width, const int32_t *kept_of,
                     const float *pool, hisa_output_t output, hisa_segment_t segment) {
     __shared__ hisa_pick_t shared;
+    hisa_grid_release();
+    hisa_grid_wait();
     const int64_t r = segment.tile_begin + blockIdx.x;
     const int64_t at = segment.output_begin + blockIdx.x;
     const hisa_row_t row = rows[r];
@@ -71,9 +169,33 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     finish(output, at, hisa_taken(taker));
 }
 
+template <typename Radix>
+static cudaError_t launch(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width, const int32_t *kept,
+                          const float *pool, const hisa_output_t *output, const hisa_segment_t *segment, void *stream) {
+    return hisa_launch_next(select_emit<Radix>, hisa_row_grid(segment->rows, 1), Radix::threads, stream, *shard,
+                            tile->row, width, kept, pool, *output, *segment);
+}
+
 extern "C" int hisa_cuda_launch_select_emit(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width,
                                             const int32_t *kept, const float *pool, const hisa_output_t *output,
                                             const hisa_segment_t *segment, void *stream) {
-    return hisa_launch(select_emit_any, hisa_row_grid(segment->rows, 1), HISA_PICK_THREADS, stream, *shard, tile->row,
-                       width, kept, pool, *output, *segment);
+    const int64_t candidates = int64_t(width) * shard->block_size;
+    const bool wide = hisa_radix_wide(segment->rows);
+    if (candidates <= hisa_radix_4k::capacity) {
+        return wide ? launch<hisa_radix_4k_wide>(shard, tile, width, kept, pool, output, segment, stream)
+                    : launch<hisa_radix_4k>(shard, tile, width, kept, pool, output, segment, stream);
+    }
+    if (candidates <= hisa_radix_8k::capacity) {
+        return wide ? launch<hisa_radix_8k_wide>(shard, tile, width, kept, pool, output, segment, stream)
+                    : launch<hisa_radix_8k>(shard, tile, width, kept, pool, output, segment, stream);
+    }
+    if (candidates <= hisa_radix_16k::capacity) {
+        return wide ? launch<hisa_radix_16k_wide>(shard, tile, width, kept, pool, output, segment, stream)
+                    : launch<hisa_radix_16k>(shard, tile, width, kept, pool, output, segment, stream);
+    }
+    if (candidates <= hisa_radix_32k::capacity) {
+        return launch<hisa_radix_32k>(shard, tile, width, kept, pool, output, segment, stream);
+    }
+    return hisa_launch_next(select_emit_any, hisa_row_grid(segment->rows, 1), HISA_PICK_THREADS, stream, *shard,
+                            tile->row, width, kept, pool, *output, *segment);
 }
