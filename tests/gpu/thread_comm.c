@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,7 +18,8 @@ typedef struct shown {
 
 typedef struct group {
     pthread_barrier_t barrier;
-    shown_t shown[]; /* [ranks] */
+    atomic_int agreeing; /* control calls entered so far, over all ranks */
+    shown_t shown[];     /* [ranks] */
 } group_t;
 
 static hisa_status_t wait_for(cudaStream_t stream) {
@@ -95,6 +98,7 @@ static hisa_status_t alltoallv(hisa_comm_t *comm, const void *send, const int64_
 static hisa_status_t control_allgather(hisa_comm_t *comm, void *buffer, int64_t bytes) {
     group_t *group = comm->impl;
     group->shown[comm->rank].data = buffer;
+    atomic_fetch_add(&group->agreeing, 1);
     pthread_barrier_wait(&group->barrier);
     for (int r = 0; r < comm->size; ++r) {
         if (r != comm->rank) {
@@ -103,6 +107,13 @@ static hisa_status_t control_allgather(hisa_comm_t *comm, void *buffer, int64_t 
     }
     pthread_barrier_wait(&group->barrier);
     return HISA_OK;
+}
+
+void thread_comm_await(const hisa_comm_t *comm, int calls) {
+    group_t *group = comm->impl;
+    while (atomic_load(&group->agreeing) < calls) {
+        sched_yield();
+    }
 }
 
 static void destroy(hisa_comm_t *comm) { (void)comm; /* the group is thread_comm_destroy's */ }

@@ -8,6 +8,9 @@
 
 hisa_status_t thread_comm_create(int ranks, hisa_comm_t **comms);
 
+/* Returns when the ranks have entered so many control calls (agreements), all together. */
+void thread_comm_await(const hisa_comm_t *comm, int calls);
+
 /* When no thread uses them any more. */
 void thread_comm_destroy(int ranks, hisa_comm_t **comms);
 

@@ -4,18 +4,22 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "support/narrow.h"
 #include "support/stage.h"
 
 enum {
-    MAX_CHANGES = 64,
+    MAX_CHANGES = 72,
     MAX_WORK = 3000000, /* products of one flat scan over all rows: what makes 10,000 cases a matter of a minute */
+    MAX_SHAPED_WORK = 30000000, /* the same for a given shape, of which there are fewer */
     PATTERNS = 12
 };
 
 /* Where key and query elements come from. */
 typedef enum family {
     FAMILY_EXACT, /* small integers, scales that are powers of two: exact sums, ties everywhere */
-    FAMILY_REAL   /* any code but NaN, any scale */
+    FAMILY_REAL,  /* any code but NaN, any scale */
+    FAMILY_NARROW /* narrow.h */
 } family_t;
 
 /* What is being drawn. */
@@ -45,6 +49,9 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static uint8_t draw_code(draw_t *draw) {
     static const uint8_t integers[] = {0x38, 0x40, 0x44, 0x48}; /* 1, 2, 3, 4 */
     const uint8_t sign = rng_chance(&draw->rng, 50) ? 0x80 : 0;
+    if (draw->family == FAMILY_NARROW) {
+        return narrow_query(&draw->rng);
+    }
     if (draw->family == FAMILY_REAL) {
         return (uint8_t)(sign | rng_range(&draw->rng, 0, 0x7e));
     }
@@ -63,7 +70,7 @@ static float draw_scale(draw_t *draw) {
 }
 
 static float draw_weight(draw_t *draw) {
-    if (draw->family == FAMILY_EXACT) {
+    if (draw->family != FAMILY_REAL) {
         return (float)rng_range(&draw->rng, -4, 4) * 0.25f;
     }
     return (rng_unit(&draw->rng) - 0.4f) * ldexpf(1.0f, (int)rng_range(&draw->rng, -6, 2));
@@ -75,6 +82,19 @@ static void draw_tokens(draw_t *draw, int32_t sequence, int64_t begin, int64_t e
     const int64_t block = draw->made->config.block_size;
     uint8_t *keys = draw->keys[sequence];
     float *scales = draw->scales[sequence];
+    if (draw->family == FAMILY_NARROW) {
+        for (int64_t s = begin; s < end; ++s) {
+            if (s % block == 0 && s > 0 && end - s >= block && rng_chance(&draw->rng, 40)) { /* as an earlier block */
+                const int64_t source = rng_range(&draw->rng, 0, s / block - 1) * block;
+                memcpy(keys + s * dim, keys + source * dim, (size_t)(block * dim));
+                memcpy(scales + s, scales + source, (size_t)block * sizeof *scales);
+                s += block - 1;
+            } else {
+                narrow_token(&draw->rng, dim, block, s, keys, scales);
+            }
+        }
+        return;
+    }
     for (int64_t s = begin; s < end;) {
         const int64_t stop = least(end, (s / block + 1) * block);
         const int kind = (int)rng_range(&draw->rng, 0, 99);
@@ -198,6 +218,10 @@ static void draw_history(draw_t *draw) {
         if (draw->length[i] > 0 && rng_chance(&draw->rng, 25)) {
             add_truncate(draw, i); /* and nothing after it: the block that is cut stays cut */
         }
+        if (draw->family == FAMILY_NARROW && draw->length[i] % 2 != 0) {
+            --draw->length[i];
+            add_change(draw, CHANGE_TRUNCATE, i, draw->length[i], 0);
+        }
         hisa_oracle_keys_t *keys = &made->keys[i];
         *keys = (hisa_oracle_keys_t){.num_tokens = draw->length[i],
                                      .head_dim = made->config.head_dim,
@@ -222,7 +246,7 @@ static int64_t draw_length(rng_t *rng) {
     return kind < 93 ? rng_range(rng, 100, 1200) : rng_range(rng, 1200, 4000);
 }
 
-static void draw_config(draw_t *draw) {
+static void draw_config(draw_t *draw, const hisa_index_config_t *shape) {
     rng_t *rng = &draw->rng;
     hisa_index_config_t *config = &draw->made->config;
     hisa_index_config_init(config);
@@ -231,6 +255,11 @@ static void draw_config(draw_t *draw) {
     const int heads = (int)rng_range(rng, 0, 99);
     config->num_heads = (int32_t)(heads < 70 ? rng_range(rng, 1, 9) : rng_range(rng, 1, heads < 90 ? 40 : 128));
     config->block_size = rng_chance(rng, 60) ? 16 : (int32_t)(16 << rng_range(rng, 0, 4));
+    if (shape != NULL) {
+        config->head_dim = shape->head_dim;
+        config->num_heads = shape->num_heads;
+        config->block_size = shape->block_size;
+    }
     config->num_sequences = rng_chance(rng, 60) ? 1 : (int32_t)rng_range(rng, 2, CASE_SEQUENCES);
     config->capacity = 1;
     for (int32_t i = 0; i < config->num_sequences; ++i) {
@@ -264,12 +293,13 @@ static void draw_options(draw_t *draw) {
     const int64_t kept = options->sink_blocks + options->local_blocks;
     const int64_t blocks = config->capacity / config->block_size + 2;
     const int64_t fewest = kept > 0 ? kept : 1;
+    const int64_t most_k = draw->family == FAMILY_NARROW ? 2100 : 700;
     const int64_t most = rng_chance(rng, 75) ? least(fewest + blocks, fewest + 8) : fewest + 2 * blocks;
     options->top_blocks = (int32_t)rng_range(rng, fewest, most);
-    int64_t largest = least(options->top_blocks * config->block_size, 700);
+    int64_t largest = least(options->top_blocks * config->block_size, most_k);
     if (options->mode != HISA_MODE_HISA) {
         options->top_blocks = rng_chance(rng, 50) ? 0 : options->top_blocks; /* not used, so anything goes */
-        largest = least(config->capacity + 20, 700);
+        largest = least(config->capacity + 20, most_k);
     }
     const int kind = (int)rng_range(rng, 0, 99);
     options->top_k = (int32_t)(kind < 10 ? largest : rng_range(rng, 1, kind < 50 ? least(largest, 40) : largest));
@@ -327,7 +357,8 @@ static void draw_rows(draw_t *draw) {
     test_case_t *made = draw->made;
     const int64_t heads = made->config.num_heads;
     const int64_t dim = made->config.head_dim;
-    const int64_t most = MAX_WORK / (made->config.capacity * heads * dim) + 1;
+    const int64_t work = draw->family == FAMILY_NARROW ? MAX_SHAPED_WORK : MAX_WORK;
+    const int64_t most = work / (made->config.capacity * heads * dim) + 1;
     made->num_rows = least(most, rng_chance(rng, 5) ? 0 : rng_range(rng, 1, rng_chance(rng, 80) ? 12 : 40));
     made->q = test_alloc(made->num_rows * heads * dim, 1);
     made->weights = test_alloc(made->num_rows * heads, sizeof(float));
@@ -367,12 +398,15 @@ void test_case_expect(test_case_t *made) {
     }
 }
 
-void test_case_make(test_case_t *made, uint64_t seed) {
+void test_case_make(test_case_t *made, uint64_t seed) { test_case_make_shaped(made, seed, NULL); }
+
+void test_case_make_shaped(test_case_t *made, uint64_t seed, const hisa_index_config_t *shape) {
     *made = (test_case_t){.seed = seed};
     draw_t draw = {.made = made, .rng = {seed}};
     draw.family = rng_chance(&draw.rng, 50) ? FAMILY_EXACT : FAMILY_REAL;
+    draw.family = shape != NULL ? FAMILY_NARROW : draw.family;
     draw.one_scale = rng_chance(&draw.rng, 25);
-    draw_config(&draw);
+    draw_config(&draw, shape);
     draw_history(&draw);
     draw_options(&draw);
     draw_rows(&draw);

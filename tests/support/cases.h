@@ -48,6 +48,9 @@ typedef struct test_case {
 
 /* Makes the case of a seed, and what the reference says of it. Asserts on failure. Free it with test_case_free. */
 void test_case_make(test_case_t *made, uint64_t seed);
+/* The same with head_dim, num_heads and block_size of `shape` (NULL: drawn) and inputs of the narrow family, on which
+ * any backend must agree with the reference to the bit. */
+void test_case_make_shaped(test_case_t *made, uint64_t seed, const hisa_index_config_t *shape);
 void test_case_free(test_case_t *made);
 
 /* Asks the reference and fills in indices, counts and scores (allocated here). */
