@@ -146,6 +146,7 @@ typedef enum hisa_keys_on {
  * tokens]), each > 0 and finite. Both are backend memory, 16-byte aligned for CUDA, read in stream order and not kept.
  * Local, but every rank must make the same calls: select checks that lengths agree. stream: a cudaStream_t for CUDA
  * (NULL: the default stream), ignored by the CPU backend, which has finished when the call returns.
+ * HISA_ERR_UNSUPPORTED: the stream is being captured into a graph, of which no change of an index can be part.
  * HISA_ERR_CAPACITY: the sequence would outgrow its capacity; nothing is appended. */
 HISA_API hisa_status_t hisa_index_append(hisa_index_t *index, int32_t sequence, int64_t num_tokens, const void *keys,
                                          const float *key_scales, hisa_keys_on_t keys_on, void *stream);
@@ -269,6 +270,10 @@ HISA_API hisa_status_t hisa_select_workspace_size(const hisa_index_t *index, con
  * by lower position, -0 equal to +0, NaN last. The result is the same bytes for any number of ranks, stripe, chunking
  * of appends, tiling and exchange. Collective. workspace: backend memory, 256-byte aligned, of at least the size asked
  * for with the same options; its content need not survive between calls. stream as in append.
+ *
+ * On CUDA a one-shot call can be captured in a graph: a replay reads queries, windows and sequences' lengths as they
+ * then are. A call that waits (HISA_EXCHANGE_OWNER but in mode block, HISA_SELECT_TIMED) is HISA_ERR_UNSUPPORTED on a
+ * stream that is being captured, and the capture goes on.
  *
  * Errors are agreed (unless HISA_SELECT_UNCHECKED): every rank returns the same status before anything is enqueued, and
  * the selection is not written. A lost peer gives HISA_ERR_TIMEOUT or HISA_ERR_COMM, and poisons the communicator; the

@@ -3,8 +3,10 @@
 #include "index/index.h"
 #include "support/mpi_suite.h"
 
+/* The linker gives these names. NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp) */
 hisa_status_t __real_hisa_backend_find(hisa_backend_t choice, const hisa_backend_ops_t **ops);
 hisa_status_t __wrap_hisa_backend_find(hisa_backend_t choice, const hisa_backend_ops_t **ops);
+/* NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp) */
 
 /* Calls itself as the CPU backend's table would, but for what it says of its arithmetic. */
 static hisa_backend_ops_t other;
