@@ -176,8 +176,10 @@ hisa_status_t cli_selector_call(cli_selector_t *selector, const hisa_queries_t *
     return status == HISA_OK ? cli_staged_wait(selector->index) : status;
 }
 
-/* Results of `rows` rows to the host. */
-static hisa_status_t fetch(cli_selector_t *selector, int64_t rows) {
+hisa_status_t cli_selector_fetch(cli_selector_t *selector, int64_t rows) {
+    if (selector->on_host) {
+        return HISA_OK; /* the same arrays */
+    }
     const int64_t cells = rows * selector->options.top_k;
     const hisa_selection_t *from = &selector->results;
     const hisa_selection_t *to = &selector->selection;
@@ -203,7 +205,7 @@ hisa_status_t cli_selector_run(cli_selector_t *selector, const hisa_queries_t *q
         status = cli_selector_call(selector, &staged.queries);
     }
     if (status == HISA_OK) {
-        status = fetch(selector, queries->num_rows);
+        status = cli_selector_fetch(selector, queries->num_rows);
     }
     cli_staged_queries_free(&staged);
     return status;

@@ -63,6 +63,9 @@ hisa_status_t cli_selector_run(cli_selector_t *selector, const hisa_queries_t *q
 /* Selects for queries of backend memory, and waits: what is to be timed. Collective, and agreed by the library. */
 hisa_status_t cli_selector_call(cli_selector_t *selector, const hisa_queries_t *queries);
 
+/* Copies the results of the last call, of `rows` rows, to the host. */
+hisa_status_t cli_selector_fetch(cli_selector_t *selector, int64_t rows);
+
 /* Rows that fit a batch of bounded size: 1024, or fewer where k is large. */
 int64_t cli_rows_of_batch(int32_t top_k);
 

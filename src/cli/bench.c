@@ -4,7 +4,9 @@
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "cli/bench_work.h"
 #include "cli/staging.h"
+#include "index/index.h"
 
 /* What one rank measured in one repeat. */
 typedef struct measured {
@@ -52,6 +54,30 @@ static bench_spread_t spread(double *values, int64_t count) {
     qsort(values, (size_t)count, sizeof *values, compare_doubles);
     const double median = (values[(count - 1) / 2] + values[count / 2]) / 2;
     return (bench_spread_t){.median = median, .min = values[0], .max = values[count - 1]};
+}
+
+hisa_status_t bench_reduce(cli_session_t *session, double *seconds, int64_t repeats, bench_spread_t *reduced) {
+    const size_t ranks = (size_t)session->size;
+    double *all = calloc(ranks * (size_t)repeats, sizeof *all);
+    hisa_status_t status = HISA_OK;
+    if (all == NULL) {
+        status = hisa_fail(HISA_ERR_NO_MEMORY, "out of memory for the measurements");
+    }
+    status = cli_session_agree(session, status);
+    if (status == HISA_OK) {
+        status = cli_session_gather(session, seconds, all, repeats * (int64_t)sizeof *all);
+    }
+    if (status == HISA_OK && all != NULL) { /* NULL never: for analyzers */
+        for (int64_t i = 0; i < repeats; i++) {
+            for (size_t r = 0; r < ranks; r++) {
+                const double one = all[r * (size_t)repeats + (size_t)i];
+                seconds[i] = one > seconds[i] ? one : seconds[i];
+            }
+        }
+        *reduced = spread(seconds, repeats);
+    }
+    free(all);
+    return status;
 }
 
 /* One call on this rank, the ranks having met just before. */
@@ -106,8 +132,10 @@ static void finish(const cli_session_t *session, series_t *series, bench_result_
 }
 
 hisa_status_t bench_measure(cli_session_t *session, hisa_index_t *index, const hisa_select_options_t *options,
-                            const hisa_queries_t *queries, int64_t rows, int64_t warmup, int64_t repeats,
+                            const hisa_queries_t *queries, int64_t rows, const bench_plan_t *plan,
                             bench_result_t *result) {
+    const int64_t warmup = plan->warmup;
+    const int64_t repeats = plan->repeats;
     hisa_select_options_t timed = *options;
     timed.flags |= HISA_SELECT_TIMED;
     *result = (bench_result_t){.rows = rows, .mode = options->mode, .backend = hisa_index_backend(index)};
@@ -139,6 +167,10 @@ hisa_status_t bench_measure(cli_session_t *session, hisa_index_t *index, const h
     cli_progress_end(&progress);
     if (status == HISA_OK) {
         finish(session, &series, result);
+    }
+    if (status == HISA_OK && plan->overlap) {
+        status = cli_session_agree(session, bench_compare_rows(&selector, rows, plan->rows_per_sequence,
+                                                               index->shard.block_size, &result->overlap));
     }
     cli_staged_queries_free(&staged);
     cli_selector_free(&selector);

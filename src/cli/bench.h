@@ -18,6 +18,26 @@ typedef struct bench_step {
     double keys;            /* keys scored a query, over all ranks */
 } bench_step_t;
 
+/* What only a device has. Seconds are of a call, by events. */
+typedef struct bench_on_device {
+    bench_spread_t cold; /* L2 emptied before each call */
+    bool graph;          /* whether the three below were asked for */
+    bench_spread_t replay;
+    bench_spread_t replay_cold;
+    bench_spread_t batch; /* a replay's part of batch_calls of them back to back */
+    int64_t batch_calls;
+    int64_t sets;      /* of queries, taken in turn */
+    int64_t set_bytes; /* of one */
+    bool keys_exact;   /* keys of the steps are what the windows make of them, and not a bound */
+} bench_on_device_t;
+
+/* How much of its selection a row shares with the row before it; means over pairs of rows of one sequence. */
+typedef struct bench_overlap {
+    int64_t pairs; /* 0: not measured */
+    double tokens; /* share of the larger selection */
+    double blocks; /* the same of the blocks that hold them */
+} bench_overlap_t;
+
 typedef struct bench_result {
     int64_t tokens;
     int64_t rows;
@@ -25,14 +45,30 @@ typedef struct bench_result {
     hisa_exchange_t exchange; /* the one that ran */
     hisa_backend_t backend;
     bench_step_t steps[HISA_STEP_COUNT];
-    bench_spread_t wall;     /* seconds of a call, of the slowest rank of each repeat */
+    bench_spread_t wall;     /* seconds of a call, of the slowest rank of each repeat; on a device by events */
     int64_t workspace_bytes; /* of a rank */
     int64_t index_bytes;     /* of the rank with the most */
+    bench_overlap_t overlap;
+    bench_on_device_t device; /* backend cuda */
 } bench_result_t;
 
-/* Collective; agreed. `queries` are this rank's; `rows` those over all ranks, in one call. */
+/* How often, and how. */
+typedef struct bench_plan {
+    int64_t warmup;
+    int64_t repeats;
+    bool graph;   /* a device: replay a captured call as well */
+    bool overlap; /* compare neighbouring rows, of which so many follow each other in a sequence: */
+    int64_t rows_per_sequence;
+} bench_plan_t;
+
+/* Collective; agreed. `queries` are this rank's; `rows` those over all ranks, in one call. By the clock of the host,
+ * for backends that have finished when a call returns. */
 hisa_status_t bench_measure(cli_session_t *session, hisa_index_t *index, const hisa_select_options_t *options,
-                            const hisa_queries_t *queries, int64_t rows, int64_t warmup, int64_t repeats,
+                            const hisa_queries_t *queries, int64_t rows, const bench_plan_t *plan,
                             bench_result_t *result);
+
+/* Collective; agreed. Of each repeat the slowest rank, and of those the spread. seconds [repeats]: this rank's;
+ * overwritten. */
+hisa_status_t bench_reduce(cli_session_t *session, double *seconds, int64_t repeats, bench_spread_t *reduced);
 
 #endif

@@ -3,12 +3,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/backend.h"
 #include "base/checked.h"
 #include "base/error.h"
+#include "cli/bench_append.h"
 #include "cli/bench_report.h"
+#include "cli/bench_work.h"
 #include "cli/command.h"
-#include "cli/staging.h"
 #include "cli/synth_options.h"
+
+#if defined(HISA_HAVE_CUDA)
+#include "cli/bench_device.h"
+#endif
 
 #define MODES_MAX 8
 
@@ -20,12 +26,27 @@ typedef struct bench_arguments {
     bool rows_given;
     hisa_mode_t modes[MODES_MAX];
     int num_modes;
-    int64_t repeats;
-    int64_t warmup;
+    bench_plan_t plan;
+    int64_t sets; /* 0: chosen here */
+    int64_t append;
+    bool random_queries;
     const char *json;
+    const char *commit;
 } bench_arguments_t;
 
-enum { KEY_MODES = 0x200, KEY_REPEATS, KEY_WARMUP, KEY_JSON };
+enum {
+    KEY_MODES = 0x200,
+    KEY_REPEATS,
+    KEY_WARMUP,
+    KEY_JSON,
+    KEY_GRAPH,
+    KEY_SETS,
+    KEY_SEQUENCES,
+    KEY_APPEND,
+    KEY_QUERY_FAMILY,
+    KEY_OVERLAP,
+    KEY_COMMIT
+};
 
 static error_t parse_modes(bench_arguments_t *arguments, const char *text) {
     arguments->num_modes = 0;
@@ -63,7 +84,23 @@ static error_t check_source(bench_arguments_t *arguments) {
     if (options->keys != NULL && arguments->tokens != NULL) {
         return cli_bad_argument(options, "--tokens is for synthetic input, not for --keys");
     }
+    if (options->keys != NULL && (options->sequences > 1 || arguments->sets > 1 || arguments->random_queries)) {
+        return cli_bad_argument(options,
+                                "--sequences, --sets and --query-family are for synthetic input, not for --keys");
+    }
+    if (arguments->synth.num_rows % options->sequences != 0) {
+        return cli_bad_argument(options, "--rows: %" PRId64 " rows cannot be spread evenly over %" PRId32 " sequences",
+                                arguments->synth.num_rows, options->sequences);
+    }
     return 0;
+}
+
+static error_t parse_query_family(bench_arguments_t *arguments, const char *text) {
+    static const char *const names[] = {"same", "random", NULL};
+    int place = 0;
+    const error_t error = cli_parse_word(&arguments->options, "query-family", text, names, &place);
+    arguments->random_queries = place == 1;
+    return error;
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
@@ -81,11 +118,28 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_MODES:
         return parse_modes(arguments, arg);
     case KEY_REPEATS:
-        return cli_parse_int(options, "repeats", arg, 1, 1000000, &arguments->repeats);
+        return cli_parse_int(options, "repeats", arg, 1, 1000000, &arguments->plan.repeats);
     case KEY_WARMUP:
-        return cli_parse_int(options, "warmup", arg, 0, 1000000, &arguments->warmup);
+        return cli_parse_int(options, "warmup", arg, 0, 1000000, &arguments->plan.warmup);
     case KEY_JSON:
         arguments->json = arg;
+        return 0;
+    case KEY_GRAPH:
+        arguments->plan.graph = true;
+        return 0;
+    case KEY_OVERLAP:
+        arguments->plan.overlap = true;
+        return 0;
+    case KEY_SETS:
+        return cli_parse_int(options, "sets", arg, 1, 4096, &arguments->sets);
+    case KEY_SEQUENCES:
+        return cli_parse_int32(options, "sequences", arg, 1, 65536, &options->sequences);
+    case KEY_APPEND:
+        return cli_parse_int(options, "append", arg, 1, INT32_MAX, &arguments->append);
+    case KEY_QUERY_FAMILY:
+        return parse_query_family(arguments, arg);
+    case KEY_COMMIT:
+        arguments->commit = arg;
         return 0;
     case ARGP_KEY_END:
         return check_source(arguments);
@@ -101,9 +155,19 @@ static const struct argp_option option_table[] = {
     {"warmup", KEY_WARMUP, "N", 0, "Calls before the timed ones (default 1)", 2},
     {"json", KEY_JSON, "FILE|-", 0,
      "Write one line of JSON for each mode and length; - is stdout, then without the tables", 2},
+    {"append", KEY_APPEND, "N", 0, "Time appends of N tokens as well", 2},
+    {"overlap", KEY_OVERLAP, NULL, 0, "Tell how much of its selection a query shares with the one before it", 2},
+    {"graph", KEY_GRAPH, NULL, 0, "CUDA: also capture a call in a graph and time its replays", 2},
+    {"commit", KEY_COMMIT, "TEXT", 0, "What is measured, for the JSON", 2},
     {NULL, 0, NULL, 0, "Synthetic input, without --keys and --queries (K and M mean 1024 and 1024^2):", 2},
     {"tokens", CLI_KEY_SYNTH_TOKENS, "N,...", 0, "Tokens of the sequence; several make a growth curve (default 128K)",
      2},
+    {"sequences", KEY_SEQUENCES, "N", 0,
+     "Sequences of that many tokens each, over which the rows are spread evenly (default 1)", 2},
+    {"query-family", KEY_QUERY_FAMILY, "same|random", 0,
+     "same (default): queries of the keys' family. random: each by itself, so that neighbours share few blocks", 2},
+    {"sets", KEY_SETS, "N", 0,
+     "CUDA: sets of queries that calls take in turn (default: more bytes than L2 holds, 64 at the most)", 2},
     CLI_SYNTH_OPTIONS("64; with --queries: all, else the first N", 2),
     {0},
 };
@@ -118,95 +182,11 @@ static const struct argp parser = {
     .doc =
         "Times each step of the selection on synthetic input or on a trace, counts the bytes that ranks exchange, and "
         "compares the scoring rate with the peak rate of the cores, which it measures first. Times are those of the "
-        "slowest rank; the median over the repeats is given, with the fastest and the slowest.",
+        "slowest rank; the median over the repeats is given, with the fastest and the slowest. On CUDA times are those "
+        "of "
+        "events on the stream, and the rates stand beside a copy and a matrix product measured on the same device.",
     .children = children,
 };
-
-/* ------------------------------------------------------------------------------------------- input */
-
-/* The rows and the keys of one sequence length. */
-typedef struct input {
-    hisa_trace_t trace; /* zeroed if synthetic */
-    uint8_t *q;         /* synthetic: owned */
-    float *weights;
-    int32_t *windows; /* begins, then ends */
-    cli_rows_t rows;
-    int64_t tokens;
-} input_t;
-
-static void input_free(input_t *input) {
-    hisa_trace_close(&input->trace);
-    free(input->q);
-    free(input->weights);
-    free(input->windows);
-    *input = (input_t){0};
-}
-
-static hisa_status_t make_rows(const hisa_synth_config_t *config, input_t *input) {
-    const hisa_status_t status = hisa_synth_check(config);
-    if (status != HISA_OK) {
-        return status;
-    }
-    const size_t rows = (size_t)config->num_rows;
-    const size_t heads = (size_t)config->num_heads;
-    input->q = calloc((rows + 1) * heads, (size_t)config->head_dim);
-    input->weights = calloc((rows + 1) * heads, sizeof(float));
-    input->windows = calloc(rows + 1, 2 * sizeof(int32_t));
-    if (input->q == NULL || input->weights == NULL || input->windows == NULL) {
-        return hisa_fail(HISA_ERR_NO_MEMORY, "out of memory for %" PRId64 " synthetic rows", config->num_rows);
-    }
-    hisa_synth_rows(config, 0, config->num_rows, input->q, input->weights, input->windows, input->windows + rows, NULL);
-    input->tokens = config->num_tokens;
-    input->rows = (cli_rows_t){.count = config->num_rows,
-                               .num_heads = config->num_heads,
-                               .head_dim = config->head_dim,
-                               .q = input->q,
-                               .weights = input->weights,
-                               .window_begin = input->windows,
-                               .window_end = input->windows + rows};
-    return HISA_OK;
-}
-
-/* Collective; agreed. */
-static hisa_status_t input_open(cli_session_t *session, const bench_arguments_t *arguments,
-                                const hisa_synth_config_t *config, input_t *input) {
-    if (arguments->options.keys == NULL) {
-        return cli_session_agree(session, make_rows(config, input));
-    }
-    const hisa_status_t status = cli_trace_open(session, &arguments->options, &input->trace);
-    if (status == HISA_OK) {
-        input->rows = cli_trace_rows(&input->trace);
-        input->tokens = input->trace.num_tokens;
-        if (arguments->rows_given) {
-            input->rows.count = hisa_min(input->rows.count, config->num_rows);
-        }
-    }
-    return status;
-}
-
-static hisa_status_t append_synthetic(const cli_session_t *session, const cli_options_t *options,
-                                      const hisa_synth_config_t *config, hisa_index_t *index) {
-    const int64_t chunk =
-        hisa_min(config->num_tokens, options->append_chunk > 0 ? options->append_chunk : CLI_APPEND_CHUNK);
-    uint8_t *keys = calloc((size_t)chunk, (size_t)config->head_dim);
-    float *scales = calloc((size_t)chunk, sizeof *scales);
-    hisa_status_t status = HISA_OK;
-    if (keys == NULL || scales == NULL) {
-        status = hisa_fail(HISA_ERR_NO_MEMORY, "out of memory for %" PRId64 " synthetic keys", chunk);
-    }
-    cli_progress_t progress;
-    cli_progress_begin(&progress, session, "make and append keys", config->num_tokens);
-    for (int64_t at = 0; at < config->num_tokens && status == HISA_OK; at += chunk) {
-        const int64_t count = hisa_min(chunk, config->num_tokens - at);
-        hisa_synth_keys(config, at, count, keys, scales);
-        status = cli_staged_append(index, 0, count, keys, scales);
-        cli_progress_update(&progress, at + count);
-    }
-    cli_progress_end(&progress);
-    free(keys);
-    free(scales);
-    return status;
-}
 
 /* ------------------------------------------------------------------------------------------- the work */
 
@@ -216,7 +196,9 @@ typedef struct run {
     bench_setting_t setting;
     bench_result_t *results; /* all so far; owned */
     int64_t num_results;
-    cli_report_t json; /* on rank 0 only */
+    cli_report_t json;   /* on rank 0 only */
+    struct cli_gpu *gpu; /* NULL on the CPU */
+    cli_gpu_t device;    /* where gpu points */
 } run_t;
 
 /* Prints the table of a result. */
@@ -228,7 +210,7 @@ static void show(const run_t *run, const bench_result_t *result) {
 }
 
 /* Writes the JSON of the results from `first` on: once all modes of a length are known, for the speedups. */
-static hisa_status_t write_json(run_t *run, int64_t first) {
+static hisa_status_t write_json(run_t *run, int64_t first, const bench_append_t *append) {
     hisa_status_t status = HISA_OK;
     if (run->session->rank != 0 || run->arguments->json == NULL) {
         return status;
@@ -237,57 +219,132 @@ static hisa_status_t write_json(run_t *run, int64_t first) {
         cJSON *object = bench_json(&run->setting, &run->results[i], run->results, run->num_results);
         status = cli_report_write(&run->json, object, false);
     }
+    if (status == HISA_OK && append->tokens > 0) {
+        status = cli_report_write(&run->json, bench_append_json(&run->setting, append), false);
+    }
     return status;
 }
 
-static hisa_status_t measure_modes(run_t *run, const input_t *input, const cli_deal_t *deal, hisa_index_t *index) {
+#if defined(HISA_HAVE_CUDA)
+/* This rank's part of every set. Keys by the windows, which the backend cannot see. */
+static hisa_status_t measure_device(run_t *run, const bench_input_t *input, const cli_deal_t *deal, hisa_index_t *index,
+                                    const hisa_select_options_t *options, const bench_plan_t *plan,
+                                    bench_result_t *result) {
     const int64_t begin = deal->begin[deal->mine];
+    hisa_queries_t *sets = calloc((size_t)input->sets, sizeof *sets);
+    hisa_status_t status = HISA_OK;
+    if (sets == NULL) {
+        status = hisa_fail(HISA_ERR_NO_MEMORY, "out of memory for %" PRId64 " sets of queries", input->sets);
+    }
+    status = cli_session_agree(run->session, status);
+    for (int64_t s = 0; s < input->sets && status == HISA_OK && sets != NULL; s++) {
+        const cli_rows_t rows = bench_input_set(input, s);
+        sets[s] = cli_rows_slice(&rows, begin, deal->begin[deal->mine + 1] - begin);
+    }
+    if (status == HISA_OK) {
+        status = bench_measure_device(run->session, run->gpu, index, options, sets, input->sets, input->rows.count,
+                                      plan, result);
+    }
+    if (status == HISA_OK) {
+        const bench_keys_t keys =
+            bench_count_keys(options, run->arguments->options.block_size, &input->rows, input->tokens);
+        result->steps[HISA_STEP_SCORE_BLOCKS].keys = keys.blocks;
+        result->steps[HISA_STEP_SCORE_TOKENS].keys = keys.tokens;
+        result->device.keys_exact = keys.exact;
+    }
+    free(sets);
+    return status;
+}
+#endif
+
+/* One mode at one length. */
+static hisa_status_t measure(run_t *run, const bench_input_t *input, const cli_deal_t *deal, hisa_index_t *index,
+                             hisa_mode_t mode, bench_result_t *result) {
+    const int64_t begin = deal->begin[deal->mine];
+    hisa_select_options_t options = run->arguments->options.select;
+    bench_plan_t plan = run->arguments->plan;
+    options.mode = mode;
+    plan.rows_per_sequence = input->rows_per_sequence;
+#if defined(HISA_HAVE_CUDA)
+    if (run->gpu != NULL) {
+        return measure_device(run, input, deal, index, &options, &plan, result);
+    }
+#endif
     const hisa_queries_t queries = cli_rows_slice(&input->rows, begin, deal->begin[deal->mine + 1] - begin);
+    return bench_measure(run->session, index, &options, &queries, input->rows.count, &plan, result);
+}
+
+/* All that is asked for at one length. */
+static hisa_status_t measure_index(run_t *run, const bench_source_t *source, const bench_input_t *input,
+                                   const cli_deal_t *deal, hisa_index_t *index) {
     const int64_t first = run->num_results;
+    bench_append_t append = {0};
     hisa_status_t status = HISA_OK;
     for (int i = 0; i < run->arguments->num_modes && status == HISA_OK; i++) {
-        hisa_select_options_t options = run->arguments->options.select;
-        options.mode = run->arguments->modes[i];
         bench_result_t result;
-        status = bench_measure(run->session, index, &options, &queries, input->rows.count, run->arguments->warmup,
-                               run->arguments->repeats, &result);
+        status = measure(run, input, deal, index, run->arguments->modes[i], &result);
         if (status == HISA_OK) {
             result.tokens = input->tokens;
             run->results[run->num_results++] = result;
             show(run, &result);
         }
     }
-    return status == HISA_OK ? cli_session_agree(run->session, write_json(run, first)) : status;
+    if (status == HISA_OK && run->arguments->append > 0) {
+        status = bench_measure_append(run->session, run->gpu, index, source, input, run->arguments->append,
+                                      &run->arguments->plan, &append);
+        if (status == HISA_OK && run->session->rank == 0 && !run->json.to_stdout) {
+            bench_print_append(&run->setting, &append);
+        }
+    }
+    return status == HISA_OK ? cli_session_agree(run->session, write_json(run, first, &append)) : status;
+}
+
+/* Appended tokens are those at the start of the input. */
+static hisa_status_t check_append(const bench_arguments_t *arguments, const bench_input_t *input) {
+    if (arguments->append > input->tokens) {
+        return hisa_fail(HISA_ERR_INVALID_ARGUMENT,
+                         "--append: %" PRId64 " tokens are more than the %" PRId64 " there are", arguments->append,
+                         input->tokens);
+    }
+    return HISA_OK;
 }
 
 /* All modes at one length. */
 static hisa_status_t measure_length(run_t *run, const hisa_synth_config_t *config) {
     cli_session_t *session = run->session;
-    const cli_options_t *options = &run->arguments->options;
-    input_t input = {0};
+    const bench_arguments_t *arguments = run->arguments;
+    const cli_options_t *options = &arguments->options;
+    const bench_source_t source = {.options = options,
+                                   .synth = *config,
+                                   .rows_given = arguments->rows_given,
+                                   .random_queries = arguments->random_queries,
+                                   .sets = arguments->sets,
+                                   .l2_bytes = run->setting.l2_bytes,
+                                   .threads = session->threads};
+    bench_input_t input = {0};
     cli_deal_t deal = {0};
     hisa_index_t *index = NULL;
-    hisa_status_t status = input_open(session, run->arguments, config, &input);
+    hisa_status_t status = bench_input_open(session, &source, &input);
     if (status == HISA_OK) {
         run->setting.num_heads = input.rows.num_heads;
         run->setting.head_dim = input.rows.head_dim;
-        status = cli_session_agree(session, cli_deal_create(session, options, input.rows.count, &deal));
+        status = check_append(arguments, &input);
+        status = cli_session_agree(
+            session, status == HISA_OK ? cli_deal_create(session, options, input.rows.count, &deal) : status);
     }
     if (status == HISA_OK) {
         status = cli_index_create(session, options, session->comm, input.rows.head_dim, input.rows.num_heads,
-                                  input.tokens, &index);
+                                  input.tokens + arguments->append, &index);
     }
     if (status == HISA_OK) {
-        const hisa_status_t filled = options->keys != NULL ? cli_index_fill(session, options, &input.trace, index)
-                                                           : append_synthetic(session, options, config, index);
-        status = cli_session_agree(session, filled);
+        status = cli_session_agree(session, bench_input_fill(session, &source, &input, index));
     }
     if (status == HISA_OK) {
-        status = measure_modes(run, &input, &deal, index);
+        status = measure_index(run, &source, &input, &deal, index);
     }
     hisa_index_destroy(index);
     cli_deal_free(&deal);
-    input_free(&input);
+    bench_input_close(&input);
     return status;
 }
 
@@ -302,20 +359,64 @@ static hisa_status_t agree_arguments(cli_session_t *session, const bench_argumen
     }
     const hisa_synth_config_t *synth = &arguments->synth;
     const hisa_agree_value_t values[] = {
-        {"a hash of --tokens", tokens},    {"a hash of --mode", modes},
-        {"--repeats", arguments->repeats}, {"--warmup", arguments->warmup},
-        {"--family", synth->family},       {"--rows", synth->num_rows},
-        {"--heads", synth->num_heads},     {"--head-dim", synth->head_dim},
-        {"--needles", synth->num_needles}, {"--neighbours", synth->neighbours},
-        {"--seed", (int64_t)synth->seed},  {"whether --rows is given", arguments->rows_given},
+        {"a hash of --tokens", tokens},
+        {"a hash of --mode", modes},
+        {"--repeats", arguments->plan.repeats},
+        {"--warmup", arguments->plan.warmup},
+        {"--family", synth->family},
+        {"--rows", synth->num_rows},
+        {"--heads", synth->num_heads},
+        {"--head-dim", synth->head_dim},
+        {"--needles", synth->num_needles},
+        {"--neighbours", synth->neighbours},
+        {"--seed", (int64_t)synth->seed},
+        {"whether --rows is given", arguments->rows_given},
+        {"--sequences", arguments->options.sequences},
+        {"--sets", arguments->sets},
+        {"--append", arguments->append},
+        {"--query-family", arguments->random_queries},
+        {"--graph", arguments->plan.graph},
+        {"--overlap", arguments->plan.overlap},
     };
     return cli_session_agree_values(session, HISA_OK, values, sizeof values / sizeof values[0]);
+}
+
+/* The device, if it is one that the index will be on. */
+static hisa_status_t open_device(run_t *run) {
+    const bench_arguments_t *arguments = run->arguments;
+    const hisa_backend_t asked = arguments->options.backend;
+    const hisa_backend_ops_t *ops = NULL;
+    hisa_status_t status = hisa_backend_find(asked, &ops);
+    if (status == HISA_OK && asked == HISA_BACKEND_AUTO && run->session->size > 1 && ops->device_memory) {
+        status = hisa_backend_find(HISA_BACKEND_CPU, &ops); /* as hisa_index_create has it */
+    }
+    if (status != HISA_OK) {
+        return status;
+    }
+#if defined(HISA_HAVE_CUDA)
+    if (ops->kind == HISA_BACKEND_CUDA) {
+        status = cli_gpu_open(&run->device);
+        if (status == HISA_OK) {
+            run->gpu = &run->device;
+            run->setting.gpu = run->gpu;
+            run->setting.l2_bytes = run->gpu->l2_bytes;
+            status = cli_gpu_peak(run->gpu, &run->setting.gpu_peak);
+        }
+        return status;
+    }
+#endif
+    if (arguments->plan.graph || arguments->sets > 0) {
+        return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "--%s is for backend cuda, and this run is on %s",
+                         arguments->plan.graph ? "graph" : "sets", ops->name);
+    }
+    return HISA_OK;
 }
 
 /* On this rank: room for the results, and on rank 0 the report and the peak, which the others wait for so that nothing
  * disturbs it. */
 static hisa_status_t prepare_here(run_t *run, int64_t lengths) {
     const bench_arguments_t *arguments = run->arguments;
+    hisa_status_t status = HISA_OK;
     run->results = calloc((size_t)lengths * (size_t)arguments->num_modes, sizeof *run->results);
     if (run->results == NULL) {
         return hisa_fail(HISA_ERR_NO_MEMORY, "out of memory for the results");
@@ -325,15 +426,18 @@ static hisa_status_t prepare_here(run_t *run, int64_t lengths) {
                                  .comm = hisa_comm_name(run->session->comm),
                                  .ranks = run->session->size,
                                  .threads = run->session->threads,
-                                 .repeats = arguments->repeats,
+                                 .repeats = arguments->plan.repeats,
+                                 .queries = arguments->random_queries ? "random" : NULL,
+                                 .commit = arguments->commit,
                                  .family = arguments->options.keys != NULL               ? "trace"
                                            : arguments->synth.family == HISA_SYNTH_EXACT ? "exact"
                                                                                          : "drift",
                                  .peak_name = ""};
-    if (run->session->rank != 0) {
-        return HISA_OK;
+    status = open_device(run);
+    if (status != HISA_OK || run->session->rank != 0) {
+        return status;
     }
-    const hisa_status_t status = cli_report_open(arguments->json, &run->json);
+    status = cli_report_open(arguments->json, &run->json);
     if (status == HISA_OK) {
         setting->peak = cli_peak_flops(&setting->peak_name);
     }
@@ -360,7 +464,7 @@ static hisa_status_t work(run_t *run) {
 
 hisa_status_t cli_bench(cli_session_t *session, int argc, char **argv) {
     bench_arguments_t arguments = {
-        .modes = {HISA_MODE_HISA, HISA_MODE_FLAT}, .num_modes = 2, .repeats = 5, .warmup = 1};
+        .modes = {HISA_MODE_HISA, HISA_MODE_FLAT}, .num_modes = 2, .plan = {.repeats = 5, .warmup = 1}};
     cli_options_init(&arguments.options);
     hisa_synth_config_init(&arguments.synth);
     arguments.synth.num_rows = 64;
@@ -370,6 +474,9 @@ hisa_status_t cli_bench(cli_session_t *session, int argc, char **argv) {
         run_t run = {.session = session, .arguments = &arguments};
         status = work(&run);
         cli_report_close(&run.json);
+#if defined(HISA_HAVE_CUDA)
+        cli_gpu_close(&run.device);
+#endif
         free(run.results);
     }
     free(arguments.tokens);

@@ -39,6 +39,7 @@ hisa_queries_t cli_rows_slice(const cli_rows_t *rows, int64_t begin, int64_t cou
     queries.num_rows = count;
     queries.q = rows->q + begin * rows->num_heads * rows->head_dim;
     queries.weights = rows->weights + begin * rows->num_heads;
+    queries.sequence = rows->sequence == NULL ? NULL : rows->sequence + begin;
     queries.window_begin = rows->window_begin == NULL ? NULL : rows->window_begin + begin;
     queries.window_end = rows->window_end == NULL ? NULL : rows->window_end + begin;
     return queries;
@@ -155,6 +156,7 @@ hisa_status_t cli_index_create(const cli_session_t *session, const cli_options_t
     config.num_heads = num_heads;
     config.block_size = options->block_size;
     config.capacity = capacity;
+    config.num_sequences = options->sequences;
     config.stripe = options->stripe;
     return hisa_index_create(&config, comm, index);
 }

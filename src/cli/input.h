@@ -15,6 +15,7 @@ typedef struct cli_rows {
     int32_t num_heads;
     int32_t head_dim;
     const uint8_t *q;            /* [count][H][D] e4m3 */
+    const int32_t *sequence;     /* [count] or NULL */
     const float *weights;        /* [count][H] */
     const int32_t *window_begin; /* [count] or NULL */
     const int32_t *window_end;   /* [count] or NULL */

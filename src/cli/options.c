@@ -44,7 +44,7 @@ enum {
 };
 
 void cli_options_init(cli_options_t *options) {
-    *options = (cli_options_t){.deadline = DEFAULT_DEADLINE};
+    *options = (cli_options_t){.deadline = DEFAULT_DEADLINE, .sequences = 1};
     hisa_select_options_init(&options->select);
     hisa_index_config_t config;
     hisa_index_config_init(&config);

@@ -28,6 +28,7 @@ typedef struct cli_options {
 
     hisa_select_options_t select;
     int32_t block_size;
+    int32_t sequences; /* of the index; set by the subcommand, else 1 */
     int64_t stripe;
     int64_t append_chunk;   /* tokens, 0: chosen here */
     int64_t *rows_per_rank; /* owned; NULL: dealt evenly */

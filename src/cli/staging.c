@@ -21,8 +21,7 @@ hisa_status_t cli_staged_fetch(hisa_index_t *index, void *host, const void *memo
 
 hisa_status_t cli_staged_wait(hisa_index_t *index) { return hisa_index_ops(index)->synchronize(index->device, NULL); }
 
-/* Fresh backend memory with a copy of `bytes` bytes of the host's; released again on failure. */
-static hisa_status_t put(hisa_index_t *index, const void *host, int64_t bytes, void **memory) {
+hisa_status_t cli_staged_put(hisa_index_t *index, const void *host, int64_t bytes, void **memory) {
     void *fresh = NULL;
     hisa_status_t status = cli_staged_alloc(index, bytes, &fresh);
     if (status == HISA_OK) {
@@ -43,9 +42,9 @@ hisa_status_t cli_staged_append(hisa_index_t *index, int32_t sequence, int64_t t
     }
     void *staged_keys = NULL;
     void *staged_scales = NULL;
-    hisa_status_t status = put(index, keys, tokens * index->shard.head_dim, &staged_keys);
+    hisa_status_t status = cli_staged_put(index, keys, tokens * index->shard.head_dim, &staged_keys);
     if (status == HISA_OK) {
-        status = put(index, scales, tokens * (int64_t)sizeof *scales, &staged_scales);
+        status = cli_staged_put(index, scales, tokens * (int64_t)sizeof *scales, &staged_scales);
     }
     if (status == HISA_OK) {
         status = hisa_index_append(index, sequence, tokens, staged_keys, staged_scales, HISA_KEYS_REPLICATED, NULL);
@@ -66,13 +65,15 @@ hisa_status_t cli_staged_queries_create(hisa_index_t *index, const hisa_queries_
     }
     const int64_t rows = queries->num_rows;
     const int64_t heads = rows * index->shard.num_heads;
-    const void *const host[4] = {queries->q, queries->weights, queries->window_begin, queries->window_end};
-    const int64_t bytes[4] = {heads * index->shard.head_dim, heads * (int64_t)sizeof(float),
-                              rows * (int64_t)sizeof(int32_t), rows * (int64_t)sizeof(int32_t)};
+    const int64_t row_bytes = rows * (int64_t)sizeof(int32_t);
+    const void *const host[5] = {queries->q, queries->weights, queries->sequence, queries->window_begin,
+                                 queries->window_end};
+    const int64_t bytes[5] = {heads * index->shard.head_dim, heads * (int64_t)sizeof(float), row_bytes, row_bytes,
+                              row_bytes};
     hisa_status_t status = HISA_OK;
-    for (int i = 0; i < 4 && status == HISA_OK; i++) {
+    for (int i = 0; i < 5 && status == HISA_OK; i++) {
         if (host[i] != NULL) {
-            status = put(index, host[i], bytes[i], &staged->memory[i]);
+            status = cli_staged_put(index, host[i], bytes[i], &staged->memory[i]);
         }
     }
     if (status != HISA_OK) {
@@ -81,13 +82,14 @@ hisa_status_t cli_staged_queries_create(hisa_index_t *index, const hisa_queries_
     }
     staged->queries.q = staged->memory[0];
     staged->queries.weights = staged->memory[1];
-    staged->queries.window_begin = staged->memory[2];
-    staged->queries.window_end = staged->memory[3];
+    staged->queries.sequence = staged->memory[2];
+    staged->queries.window_begin = staged->memory[3];
+    staged->queries.window_end = staged->memory[4];
     return HISA_OK;
 }
 
 void cli_staged_queries_free(cli_staged_queries_t *staged) {
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         cli_staged_release(staged->index, staged->memory[i]);
     }
     *staged = (cli_staged_queries_t){0};

@@ -14,7 +14,7 @@ hisa_status_t cli_staged_append(hisa_index_t *index, int32_t sequence, int64_t t
 typedef struct cli_staged_queries {
     hisa_index_t *index;    /* not owned */
     hisa_queries_t queries; /* what to pass on */
-    void *memory[4];        /* owned: q, weights, window_begin, window_end; NULL where nothing was copied */
+    void *memory[5];        /* owned: q, weights, sequence, windows' begins and ends; NULL where nothing was copied */
 } cli_staged_queries_t;
 
 /* Copies queries of host memory, and waits. On failure there is nothing to free. */
@@ -25,6 +25,10 @@ void cli_staged_queries_free(cli_staged_queries_t *staged);
 /* Backend memory of at least one byte, zeroed, and its release. */
 hisa_status_t cli_staged_alloc(hisa_index_t *index, int64_t bytes, void **memory);
 void cli_staged_release(hisa_index_t *index, void *memory);
+
+/* Fresh backend memory with a copy of `bytes` bytes of the host's, after it has waited for the copy. On failure there
+ * is nothing to release. */
+hisa_status_t cli_staged_put(hisa_index_t *index, const void *host, int64_t bytes, void **memory);
 
 /* Whether the index's backend works on host memory. */
 int cli_staged_on_host(const hisa_index_t *index);
