@@ -2,12 +2,13 @@
 # Builds with CUDA and runs the GPU suites, on a machine that has a GPU, nvcc (12.4 or newer), CMake and a C compiler.
 # Installs nothing. launch/test.sh --gpu installs what is missing first, and then comes here.
 #
-#     launch/gpu-test.sh [--build FOLDER] [--bench] [--sanitize] [PREFIX]
+#     launch/gpu-test.sh [--build FOLDER] [--build-only] [--bench] [--sanitize] [PREFIX]
 #
 # PREFIX      a folder with Check, cJSON and, where the machine has none, pkgconf, for machines that cannot install them:
 #             their Debian packages unpacked into it (apt-get download check libcjson1 libcjson-dev libsubunit0
 #             libsubunit-dev pkgconf pkgconf-bin libpkgconf3; dpkg -x each)
 # --build     where to build (default build/gpu)
+# --build-only  builds, and runs nothing
 # --bench     prints timings of the command's benchmark as well
 # --sanitize  runs the suites under compute-sanitizer as well, on fewer cases
 set -euo pipefail
@@ -15,6 +16,7 @@ cd "$(dirname "$0")/.."
 root=$PWD
 tree=$root/build/gpu
 bench=no
+only=no
 sanitize=no
 prefix=
 while [ $# -gt 0 ]; do
@@ -24,6 +26,7 @@ while [ $# -gt 0 ]; do
         shift
         ;;
     --bench) bench=yes ;;
+    --build-only) only=yes ;;
     --sanitize) sanitize=yes ;;
     -h | --help)
         sed -n '2,/^set -/{/^set -\|shellcheck/d;s/^# \{0,1\}//;p}' "$0"
@@ -63,6 +66,7 @@ if ! { cmake -S "$root" -B "$tree" "${generator[@]}" -DHISA_CUDA=ON -DHISA_WERRO
     tail -n 60 "$tree/build.log"
     exit 1
 fi
+[ $only = no ] || exit 0
 "$tree"/src/cli/hisa info
 ctest --test-dir "$tree" -L gpu --output-on-failure --no-tests=error
 failed=0

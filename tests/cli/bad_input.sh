@@ -106,6 +106,13 @@ bad_options() {
     refused 1 "no/folder" "$HISA" synth --tokens 100 --rows 1 --keys no/folder/k --queries outputs/q
     refused 2 "--mode.*'fast'" "$HISA" bench --mode hisa,fast
     refused 2 "--keys and --queries" "$HISA" bench --keys good.k
+    refused 2 "--sequences.*synthetic" "$HISA" bench "${FILES[@]}" --sequences 2
+    refused 2 "--rows.*5 rows.*2 sequences" "$HISA" bench --rows 5 --sequences 2
+    refused 2 "--query-family.*'odd'" "$HISA" bench --query-family odd
+    refused 1 "--append.*300" "$HISA" bench --tokens 256 --append 300
+    refused 1 "--graph.*cpu" "$HISA" bench --backend cpu --graph
+    refused 1 "--sets.*cpu" "$HISA" bench --backend cpu --sets 2
+    refused 1 "cuda" "$HISA" bench --backend cuda --graph
     refused 2 "--rows.*'0'" "$HISA" audit "${FILES[@]}" --rows 0
     refused 1 "no/folder" "$HISA" audit "${FILES[@]}" "${GOOD[@]}" --json no/folder/report
 }

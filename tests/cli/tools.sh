@@ -69,6 +69,27 @@ json bench 'd["seconds"]["min"] <= d["seconds"]["median"] <= d["seconds"]["max"]
 json bench 'd["tokens"] in (2048, 4096) and d["keys_per_query"] > 0 and d["peak_gflops_per_core"] > 0' lines
 json bench 'd["speedup_over_flat"] > 0 and d["workspace_bytes"] > 0 and d["index_bytes"] > 0' lines
 [ "$(wc -l <bench)" -eq 4 ] || fail "bench: 4 lines of JSON expected"
+# On the CPU nothing is said of a device, and of choices only those that were made.
+json bench 'not {"device", "ceilings", "graph", "sequences", "query_family", "commit", "neighbours_share"} & d.keys()' lines
+passes_on $MANY "$HISA" bench --tokens 4K "${BENCH[@]}" --mode hisa --sequences 3 --append 100 --commit 1a2b --json - &&
+    cp passes.out many
+[ "$(wc -l <many)" -eq 2 ] || fail "bench --append: 2 lines of JSON expected"
+json many 'd["sequences"] == 3 and d["commit"] == "1a2b" and d["tokens"] == 4096' lines
+json many 'd.get("measure") != "append" or d["appended"] == 100 and d["bytes"] == (2 * 100 + 2) * (64 + 4)' lines
+json many '0 < d["seconds"]["min"] <= d["seconds"]["median"] <= d["seconds"]["max"]' lines
+# Rows of different sequences are no neighbours: two pairs in each of two sequences.
+passes "$HISA" bench --tokens 4K "${BENCH[@]}" --mode hisa --sequences 2 --overlap --json - && cp passes.out pairs
+json pairs 'd["neighbours_share"]["pairs"] == 4' lines
+# Consecutive queries share more of what they keep if they look for topics than if they are random.
+for family in same random; do
+    passes "$HISA" bench --tokens 16K --heads 16 --head-dim 64 --rows 32 --neighbours 32 --repeats 1 --warmup 0 --mode hisa \
+        --block-size 64 --top-blocks 16 --top-k 200 --query-family $family --overlap --json $family
+done
+passes python3 -c '
+import json
+same, random = (json.load(open(name))["neighbours_share"] for name in ("same", "random"))
+assert same["pairs"] == random["pairs"] == 31
+assert 0 <= random["blocks"] < same["blocks"] <= 1 and 0 <= random["tokens"] < same["tokens"] <= 1, (same, random)'
 passes "$HISA" bench "${TRACE[@]}" "${SMALL[@]}" --repeats 1 --warmup 0 --mode flat --json - && cp passes.out flat
 json flat 'd["mode"] == "flat" and d["rows"] == 20 and d["bytes_sent_per_query_and_rank"] == 0' lines
 if [ -n "$MPIRUN" ]; then
