@@ -109,7 +109,7 @@ bad_options() {
     refused 2 "--sequences.*synthetic" "$HISA" bench "${FILES[@]}" --sequences 2
     refused 2 "--rows.*5 rows.*2 sequences" "$HISA" bench --rows 5 --sequences 2
     refused 2 "--query-family.*'odd'" "$HISA" bench --query-family odd
-    refused 1 "--append.*300" "$HISA" bench --tokens 256 --append 300
+    refused 1 "--append.*300" "$HISA" bench --tokens 256 --rows 1 --append 300
     refused 1 "--graph.*cpu" "$HISA" bench --backend cpu --graph
     refused 1 "--sets.*cpu" "$HISA" bench --backend cpu --sets 2
     refused 1 "cuda" "$HISA" bench --backend cuda --graph
