@@ -132,7 +132,7 @@ def details(case, document, complaint):
     device = document["device"]
     queries = document["query_sets"] * document["query_set_bytes"]
     yield (f"{document['rows']} rows, {document.get('sequences', 1)} sequences, {document.get('query_family', 'topic-structured')} "
-           f"queries, exchange {document['exchange']}, {document['repeats']} repeats. {document['query_sets']} sets of queries in turn "
+           f"queries, exchange {document['exchange']}, scored with {document['scorer']}, {document['repeats']} repeats. {document['query_sets']} sets of queries in turn "
            f"({queries / 1e6:.1f} MB), index {document['index_bytes'] / 1e6:.0f} MB, L2 {device['l2_bytes'] / 1e6:.0f} MB: "
            f"{'keys are L2-warm unless it is emptied' if document['index_bytes'] <= device['l2_bytes'] else 'keys do not all stay in L2'}. "
            f"Keys by the windows, {'exact' if document['keys_exact'] else 'a bound'}.")

@@ -20,6 +20,7 @@ typedef struct bench_step {
 
 /* What only a device has. Seconds are of a call, by events. */
 typedef struct bench_on_device {
+    const char *scorer;  /* what scores; static storage */
     bench_spread_t cold; /* L2 emptied before each call */
     bool graph;          /* whether the three below were asked for */
     bench_spread_t replay;

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "backend/cuda/cuda.h"
 #include "base/checked.h"
 #include "base/error.h"
 #include "cli/bench_clock.h"
@@ -190,6 +191,7 @@ hisa_status_t bench_measure_device(cli_session_t *session, cli_gpu_t *gpu, hisa_
     const int64_t row_bytes = (int64_t)index->shard.num_heads * (index->shard.head_dim + (int64_t)sizeof(float));
     *result = (bench_result_t){.rows = rows, .mode = options->mode, .backend = hisa_index_backend(index)};
     result->index_bytes = hisa_index_bytes(index);
+    result->device.scorer = hisa_cuda_scorer_name(hisa_cuda_of(index->device)->scorer);
     result->device.sets = num_sets;
     result->device.set_bytes = sets[0].num_rows * row_bytes;
     bench_t bench = {.session = session, .gpu = gpu, .plan = plan};

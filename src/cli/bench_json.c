@@ -102,6 +102,7 @@ static void add_gpu(cJSON *root, const bench_setting_t *setting) {
 }
 
 static void add_on_device(cJSON *root, const bench_on_device_t *device) {
+    cJSON_AddStringToObject(root, "scorer", device->scorer);
     add_spread(root, "seconds_l2_emptied", &device->cold);
     cJSON_AddNumberToObject(root, "query_sets", (double)device->sets);
     cJSON_AddNumberToObject(root, "query_set_bytes", (double)device->set_bytes);

@@ -43,7 +43,8 @@ static void print_head(const bench_setting_t *setting, const bench_result_t *res
         printf("threads a rank %d, exchange %s, peak of a core %.1f GFLOP/s (%s), scored with %s\n\n", setting->threads,
                cli_exchange_names[result->exchange], setting->peak / 1e9, setting->peak_name, hisa_cpu_isa_name());
     } else {
-        printf("backend cuda, exchange %s\n", cli_exchange_names[result->exchange]);
+        printf("backend cuda, exchange %s, scored with %s\n", cli_exchange_names[result->exchange],
+               result->device.scorer);
         print_device(setting, result);
     }
 }
