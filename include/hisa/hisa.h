@@ -239,7 +239,7 @@ typedef struct hisa_queries {
     size_t struct_size;           /* set by hisa_queries_init */
     int64_t num_rows;             /* M, rows passed by this rank; may differ if sharded */
     const void *q;                /* e4m3 codes, [M][H][D], 16-byte aligned for CUDA */
-    const float *weights;         /* f32, [M][H], of either sign, the query's own scale folded in */
+    const float *weights;         /* f32, [M][H], of either sign, the query's own scale folded in; aligned likewise */
     const int32_t *sequence;      /* [M], the row's sequence; NULL (default): all 0 */
     const int32_t *window_begin;  /* ks [M]; NULL (default): all 0 */
     const int32_t *window_end;    /* ke [M], 0 <= ks <= ke <= length; NULL (default): the sequence's length */

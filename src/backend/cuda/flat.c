@@ -1,5 +1,6 @@
 /* Mode flat: scratch laid out, kernels launched. */
 #include "backend/cuda/cuda.h"
+#include "backend/cuda/hopper.h"
 #include "base/checked.h"
 #include "base/error.h"
 
@@ -22,7 +23,7 @@ int64_t hisa_cuda_flat_scratch(int64_t rows, int32_t list_width, int32_t ranks) 
     const int64_t trim =
         (INT64_C(2) + ranks) * (int64_t)sizeof(int64_t) + rows * (list_width + INT64_C(1)) * (int64_t)sizeof(uint64_t);
     const int64_t merge = rows * ranks * (list_width + INT64_C(1)) * (int64_t)sizeof(int32_t);
-    return hisa_max(scan, hisa_max(trim, merge));
+    return hisa_max(hisa_max(scan, hisa_cuda_hopper_flat_scratch(rows, list_width)), hisa_max(trim, merge));
 }
 
 static cudaError_t scan_chunks(const hisa_shard_t *shard, const hisa_tile_t *tile, hisa_cuda_scorer_t scorer,
@@ -49,6 +50,16 @@ hisa_status_t hisa_cuda_flat_scan(hisa_device_t *device, const hisa_shard_t *sha
                                   int32_t top_k, int32_t list_width, uint64_t *list, uint64_t *bound,
                                   int64_t *keys_scored, void *stream) {
     hisa_status_t status;
+    if (hisa_cuda_of(device)->scorer == HISA_CUDA_SCORER_WGMMA) {
+        hisa_flat_lists_t lists;
+        status = hisa_cuda_hopper_flat_scan(device, shard, tile, top_k, list_width, &lists, stream);
+        if (status == HISA_OK) {
+            HISA_CUDA_RUN(status, device, "ordering lists",
+                          hisa_cuda_launch_flat_order(tile->rows, top_k, list_width, &lists, list, bound, stream));
+        }
+        *keys_scored += tile->rows * shard->local_blocks * shard->block_size;
+        return status;
+    }
     HISA_CUDA_RUN(status, device, "scanning tokens",
                   scan_chunks(shard, tile, hisa_cuda_of(device)->scorer, top_k, list_width, list, bound, stream));
     /* A bound: how many are in sight is known on the device alone. */

@@ -19,8 +19,7 @@ static hisa_status_t make_maps(hisa_device_t *device, const hisa_shard_t *shard,
                                maps_t *maps) {
     const hisa_cuda_t *cuda = hisa_cuda_of(device);
     const hisa_cuda_encoder_t encoder = (hisa_cuda_encoder_t)cuda->encoder;
-    /* How many rows q has is the caller's to know: sources are in range, and the map need not say where they end. */
-    hisa_status_t status = hisa_cuda_map_rows(encoder, tile->q, INT32_MAX, shard->num_heads, &maps->q);
+    hisa_status_t status = hisa_cuda_map_heads(encoder, tile->q, shard->num_heads, &maps->q);
     if (status == HISA_OK) {
         status = hisa_cuda_map_rows(encoder, shard->store.keys, hisa_max(1, shard->slots) * shard->block_size, 128,
                                     &maps->keys);
@@ -53,6 +52,56 @@ static int64_t lay_pairs(int64_t rows, int32_t width, int64_t slots, void *scrat
 
 int64_t hisa_cuda_hopper_scratch(const hisa_cuda_t *cuda, int64_t rows, int32_t width, int64_t blocks) {
     return lay_pairs(rows, width, cuda->num_sequences * blocks, NULL, NULL);
+}
+
+/* Tokens of a chunk, a multiple of the scoring kernel's 384. A row's list has room for two chunks on top of its best,
+ * and is cut down when there is no more room for one: of random scores a list takes ever fewer, and waits ever longer.
+ */
+enum { PANEL = 384, CHUNK = 11 * PANEL };
+
+static int64_t flat_capacity(int32_t list_width) { return list_width + INT64_C(2) * CHUNK; }
+
+static int64_t lay_lists(int64_t rows, int32_t list_width, void *scratch, hisa_flat_lists_t *lists) {
+    const int64_t capacity = flat_capacity(list_width);
+    uint64_t *words = scratch;
+    if (words != NULL) {
+        *lists = (hisa_flat_lists_t){.list = words + rows + hisa_ceil_div(rows, 2),
+                                     .count = (uint32_t *)(void *)(words + rows),
+                                     .least = words,
+                                     .capacity = capacity};
+    }
+    return (rows * capacity + rows + hisa_ceil_div(rows, 2)) * (int64_t)sizeof *words;
+}
+
+int64_t hisa_cuda_hopper_flat_scratch(int64_t rows, int32_t list_width) {
+    return lay_lists(rows, list_width, NULL, NULL);
+}
+
+static cudaError_t scan_chunks(const maps_t *maps, const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t top_k,
+                               const hisa_flat_lists_t *lists, void *stream) {
+    const int64_t tokens = shard->local_blocks * shard->block_size;
+    const size_t bytes = (size_t)tile->rows * (sizeof *lists->least + sizeof *lists->count);
+    int error = (int)cudaMemsetAsync(lists->least, 0, bytes, (cudaStream_t)stream);
+    for (int64_t begin = 0; begin < tokens && error == cudaSuccess; begin += CHUNK) {
+        const int64_t chunk = hisa_min(CHUNK, hisa_ceil_div(tokens - begin, PANEL) * PANEL);
+        error = hisa_cuda_launch_hopper_flat(&maps->all, shard, tile, begin, chunk, lists, stream);
+        const bool last = begin + CHUNK >= tokens;
+        if (error == cudaSuccess) {
+            error = hisa_cuda_launch_flat_compact(tile->rows, top_k, last ? 0 : lists->capacity - CHUNK, lists, stream);
+        }
+    }
+    return (cudaError_t)error;
+}
+
+hisa_status_t hisa_cuda_hopper_flat_scan(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                         int32_t top_k, int32_t list_width, hisa_flat_lists_t *lists, void *stream) {
+    maps_t maps;
+    hisa_status_t status = make_maps(device, shard, tile, &maps);
+    if (status == HISA_OK) {
+        lay_lists(tile->rows, list_width, tile->scratch, lists);
+        HISA_CUDA_RUN(status, device, "scanning tokens", scan_chunks(&maps, shard, tile, top_k, lists, stream));
+    }
+    return status;
 }
 
 hisa_status_t hisa_cuda_hopper_score_blocks(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,

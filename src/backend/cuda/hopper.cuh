@@ -16,7 +16,8 @@
 #define HISA_HOPPER_DIM 128
 
 /* GROUPS warpgroups score GROUPS panels against the same stream of queries. Place: where a query's scores of a panel
- * go, the kernel's own business. */
+ * go, the kernel's own business; if it is `drained`, other warps take the scores from shared memory, and give the stage
+ * back. */
 template <int HEADS, int GROUPS, int STAGES, typename Place> struct hisa_hopper_t {
     static constexpr int panel = GROUPS * 128; /* keys */
     static constexpr int stages = STAGES;
@@ -29,6 +30,7 @@ template <int HEADS, int GROUPS, int STAGES, typename Place> struct hisa_hopper_
     int32_t fresh;   /* the batch has keys of its own */
     uint64_t full[STAGES];
     uint64_t empty[STAGES];
+    uint64_t done[STAGES]; /* with drains: all keys of the panel are scored */
     uint64_t batch_full;
     uint64_t batch_empty;
 };
@@ -41,40 +43,35 @@ template <int GROUPS> constexpr int hisa_hopper_threads() { return 128 * GROUPS 
 
 template <int HEADS, int GROUPS, int STAGES, typename Place>
 __device__ __forceinline__ hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &hisa_hopper_begin() {
+    hisa_grid_release();
     extern __shared__ uint8_t raw[];
     const uint32_t skip = (1024 - hisa_shared_address(raw) % 1024) % 1024;
     auto &shared = *reinterpret_cast<hisa_hopper_t<HEADS, GROUPS, STAGES, Place> *>(raw + skip);
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; ++s) {
             hisa_barrier_init(&shared.full[s], 1);
-            hisa_barrier_init(&shared.empty[s], 4 * GROUPS);
+            hisa_barrier_init(&shared.empty[s], Place::drained ? 1 : 4 * GROUPS);
+            hisa_barrier_init(&shared.done[s], 4 * GROUPS);
         }
         hisa_barrier_init(&shared.batch_full, 1);
         hisa_barrier_init(&shared.batch_empty, 4 * GROUPS);
         hisa_barrier_init_fence();
     }
     __syncthreads();
+    hisa_grid_wait();
     return shared;
 }
 
-/* As hisa_launch, with the shared memory that the kernel needs. */
+/* As hisa_launch_next, with the shared memory that the kernel needs. */
 template <typename... Parameters, typename... Arguments>
 static cudaError_t hisa_hopper_launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int bytes,
                                       void *stream, Arguments... arguments) {
-    if (blocks == 0) {
-        return cudaSuccess;
-    }
     const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (error != cudaSuccess) {
-        return error;
-    }
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(blocks));
-    config.blockDim = dim3(static_cast<unsigned>(threads));
-    config.dynamicSmemBytes = static_cast<size_t>(bytes);
-    config.stream = static_cast<cudaStream_t>(stream);
-    return cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+    return error == cudaSuccess
+               ? hisa_launch_next_with(kernel, dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(threads),
+                                       static_cast<unsigned>(bytes), stream, arguments...)
+               : error;
 }
 
 /* A place in a ring: which stage, and the parity of its phase. */
@@ -141,7 +138,8 @@ __device__ __forceinline__ void hisa_feed_end(hisa_hopper_t<HEADS, GROUPS, STAGE
     hisa_feed_batch(shared, feeder, -1, false, nullptr, 0, nullptr, 0);
 }
 
-/* The next query of the batch: heads [source * HEADS, + HEADS) of `map`. The whole warp calls it. */
+/* The next query of the batch: heads [source * HEADS, + HEADS) of `map` (tensor_map.h says in which order). The whole
+ * warp calls it. */
 template <int HEADS, int GROUPS, int STAGES, typename Place>
 __device__ __forceinline__ void hisa_feed_query(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared,
                                                 hisa_feeder_t &feeder, const CUtensorMap *map, const float *weights,
@@ -151,7 +149,7 @@ __device__ __forceinline__ void hisa_feed_query(hisa_hopper_t<HEADS, GROUPS, STA
         hisa_barrier_wait(&shared.empty[s], feeder.ring.parity);
         shared.place[s] = place;
         hisa_barrier_arrive_expect(&shared.full[s], HEADS * (HISA_HOPPER_DIM + 4));
-        hisa_copy_box(shared.q[s], map, source * HEADS, &shared.full[s]);
+        hisa_copy_box_5d(shared.q[s], map, source * (HEADS / 16), &shared.full[s]);
         hisa_copy_bytes(shared.weights[s], weights + int64_t(source) * HEADS, HEADS * 4, &shared.full[s]);
     }
     hisa_ring_next<STAGES>(feeder.ring);
@@ -173,45 +171,45 @@ __device__ __forceinline__ void hisa_load_keys(hisa_keys_t &keys, const uint8_t 
     }
 }
 
-template <int HEADS>
-__device__ __forceinline__ void hisa_take_products(float (&dot)[HEADS / 2], const hisa_keys_t &keys, const uint8_t *q) {
-    const uint64_t b = hisa_operand(q);
+/* Keeps the compiler from moving uses of sums across the instructions that compute them behind its back. */
+template <int N> __device__ __forceinline__ void hisa_pin(float (&dot)[N]) {
 #pragma unroll
-    for (int i = 0; i < HEADS / 2; ++i) {
+    for (int i = 0; i < N; ++i) {
         asm volatile("" : "+f"(dot[i])::"memory");
     }
-    hisa_product_begin();
-#pragma unroll
-    for (int step = 0; step < 4; ++step) {
-        hisa_product(dot, keys[step], b + 2 * step, step > 0);
-    }
-    hisa_product_commit();
 }
 
-/* sum_h w[h] * max(0, dot[h]) of one key: lanes with an even number get that of row lane / 4, odd ones that of row
- * lane / 4 + 8. Heads are summed 8 apart, even and odd ones of a pair apart, then pairs, then a quad's four lanes. */
-template <int HEADS> __device__ __forceinline__ float hisa_head_sum(float (&dot)[HEADS / 2], const float *weights) {
-#pragma unroll
-    for (int i = 0; i < HEADS / 2; ++i) {
-        asm volatile("" : "+f"(dot[i])::"memory");
-    }
+/* sum_h w[h] * max(0, dot[h]) over this thread's heads and its neighbour's, of the key in row lane / 4 (lanes with an
+ * even number) or lane / 4 + 8 (odd ones) of the warp's 16. The thread's columns 16a + 8b + 2 * (lane % 4) + c hold
+ * heads 16a + 4 * (lane % 4) + 2b + c, so that its weights lie four by four. Sums are
+ * over a and b, c apart, then over c, then over the two lanes. */
+template <int HEADS>
+__device__ __forceinline__ float hisa_head_sum(float (&dot)[HEADS / 2], const float4 (&weights)[HEADS / 16]) {
+    hisa_pin(dot);
     float sum[2][2] = {{0.0f, 0.0f}, {0.0f, 0.0f}};
 #pragma unroll
-    for (int j = 0; j < HEADS / 8; ++j) {
-        /* Read where they are used: 16 registers fewer than keeping them from one half of the panel to the other. */
-        const float2 w = *reinterpret_cast<const float2 *>(weights + j * 8 + threadIdx.x % 4 * 2);
-        sum[0][0] = __fmaf_rn(fmaxf(dot[4 * j], 0.0f), w.x, sum[0][0]);
-        sum[0][1] = __fmaf_rn(fmaxf(dot[4 * j + 1], 0.0f), w.y, sum[0][1]);
-        sum[1][0] = __fmaf_rn(fmaxf(dot[4 * j + 2], 0.0f), w.x, sum[1][0]);
-        sum[1][1] = __fmaf_rn(fmaxf(dot[4 * j + 3], 0.0f), w.y, sum[1][1]);
+    for (int a = 0; a < HEADS / 16; ++a) {
+        const float4 w = weights[a];
+        sum[0][0] = __fmaf_rn(fmaxf(dot[8 * a], 0.0f), w.x, sum[0][0]);
+        sum[0][1] = __fmaf_rn(fmaxf(dot[8 * a + 1], 0.0f), w.y, sum[0][1]);
+        sum[1][0] = __fmaf_rn(fmaxf(dot[8 * a + 2], 0.0f), w.x, sum[1][0]);
+        sum[1][1] = __fmaf_rn(fmaxf(dot[8 * a + 3], 0.0f), w.y, sum[1][1]);
+        sum[0][0] = __fmaf_rn(fmaxf(dot[8 * a + 4], 0.0f), w.z, sum[0][0]);
+        sum[0][1] = __fmaf_rn(fmaxf(dot[8 * a + 5], 0.0f), w.w, sum[0][1]);
+        sum[1][0] = __fmaf_rn(fmaxf(dot[8 * a + 6], 0.0f), w.z, sum[1][0]);
+        sum[1][1] = __fmaf_rn(fmaxf(dot[8 * a + 7], 0.0f), w.w, sum[1][1]);
     }
     const float low = sum[0][0] + sum[0][1];
     const float high = sum[1][0] + sum[1][1];
     const bool odd = threadIdx.x % 2 != 0;
-    float mine = odd ? high : low;
-    mine += __shfl_xor_sync(0xFFFFFFFFu, odd ? low : high, 1);
-    mine += __shfl_xor_sync(0xFFFFFFFFu, mine, 2);
-    return mine;
+    return (odd ? high : low) + __shfl_xor_sync(0xFFFFFFFFu, odd ? low : high, 1);
+}
+
+/* Over all heads, from the sums of both halves of the panel: lanes 0 and 1 of four get the first half's key, lanes 2
+ * and 3 the second's. */
+__device__ __forceinline__ float hisa_quad_sum(float first, float second) {
+    const bool upper = threadIdx.x % 4 >= 2;
+    return (upper ? second : first) + __shfl_xor_sync(0xFFFFFFFFu, upper ? first : second, 2);
 }
 
 /* A warp has read what it needs of a stage. */
@@ -220,7 +218,7 @@ __device__ __forceinline__ void hisa_release_stage(hisa_hopper_t<HEADS, GROUPS, 
                                                    hisa_ring_t ring) {
     __syncwarp();
     if (threadIdx.x % 32 == 0) {
-        hisa_barrier_arrive(&shared.empty[ring.stage]);
+        hisa_barrier_arrive(Place::drained ? &shared.done[ring.stage] : &shared.empty[ring.stage]);
     }
 }
 
@@ -228,49 +226,58 @@ __device__ __forceinline__ void hisa_release_stage(hisa_hopper_t<HEADS, GROUPS, 
  * next query, are under way. */
 template <int N, int HEADS, int GROUPS, int STAGES, typename Place, typename Put>
 __device__ __forceinline__ void hisa_score_queries(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared,
-                                                   hisa_ring_t &ring, const hisa_keys_t (&keys)[2],
-                                                   const float (&scale)[2], const Put &put, int first) {
+                                                   hisa_ring_t &ring, const hisa_keys_t (&keys)[2], float scale,
+                                                   const Put &put, int key, int weight) {
     float dot[2][HEADS / 2];
+    constexpr uint32_t stride = HEADS * HISA_HOPPER_DIM / 16;
+    const uint32_t q = hisa_operand(hisa_shared_address(shared.q[0]));
     hisa_barrier_wait(&shared.full[ring.stage], ring.parity);
-    hisa_take_products<HEADS>(dot[0], keys[0], shared.q[ring.stage]);
-    hisa_take_products<HEADS>(dot[1], keys[1], shared.q[ring.stage]);
+    hisa_pin(dot[0]);
+    hisa_pin(dot[1]);
+    hisa_products(dot, keys, q + ring.stage * stride);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
         const hisa_ring_t now = ring;
         hisa_ring_next<STAGES>(ring);
         hisa_product_wait<1>();
-        float sum = hisa_head_sum<HEADS>(dot[0], shared.weights[now.stage]);
+        float4 w[HEADS / 16];
+#pragma unroll
+        for (int a = 0; a < HEADS / 16; ++a) {
+            w[a] = *reinterpret_cast<const float4 *>(shared.weights[now.stage] + weight + a * 16);
+        }
+        const float first = hisa_head_sum<HEADS>(dot[0], w);
         if (i + 1 < N) {
             hisa_barrier_wait(&shared.full[ring.stage], ring.parity);
-            hisa_take_products<HEADS>(dot[0], keys[0], shared.q[ring.stage]);
-        }
-        put(shared.place[now.stage], first, scale[0] * sum);
-        if (i + 1 < N) {
+            hisa_pin(dot[0]);
+            hisa_product(dot[0], keys[0], q + ring.stage * stride);
             hisa_product_wait<1>();
         } else {
             hisa_product_wait<0>();
         }
-        sum = hisa_head_sum<HEADS>(dot[1], shared.weights[now.stage]);
+        const float second = hisa_head_sum<HEADS>(dot[1], w);
         if (i + 1 < N) {
-            hisa_take_products<HEADS>(dot[1], keys[1], shared.q[ring.stage]);
+            hisa_pin(dot[1]);
+            hisa_product(dot[1], keys[1], q + ring.stage * stride);
         }
-        put(shared.place[now.stage], first + 64, scale[1] * sum);
+        put(shared.place[now.stage], now.stage, key, scale * hisa_quad_sum(first, second));
         hisa_release_stage(shared, now);
     }
 }
 
-/* The warpgroups' part of the kernel: all batches, TOGETHER queries at a time. put(place, key, score) takes the score
- * of key `key` of the panel; lanes 2 and 3 of every four have the same ones as lanes 0 and 1. */
+/* The warpgroups' part of the kernel: all batches, TOGETHER queries at a time. put(place, stage, key, score) takes the
+ * score of key `key` of the panel; lanes 2 and 3 of every four have the same ones as lanes 0 and 1. */
 template <int TOGETHER, int HEADS, int GROUPS, int STAGES, typename Place, typename Put>
 __device__ __forceinline__ void hisa_score_batches(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared, Put put) {
     const int lane = static_cast<int>(threadIdx.x % 32);
-    /* The key whose sum hisa_head_sum leaves with this lane. */
-    const int first = static_cast<int>(threadIdx.x / 128) * 128 + static_cast<int>(threadIdx.x % 128 / 32) * 16 +
-                      lane / 4 + lane % 2 * 8;
+    /* The key whose sum comes out in this lane, and its first weight: in registers, not worked out for every query. */
+    int key = static_cast<int>(threadIdx.x / 128) * 128 + lane / 2 % 2 * 64 +
+              static_cast<int>(threadIdx.x % 128 / 32) * 16 + lane / 4 + lane % 2 * 8;
+    int weight = lane % 4 * 4;
+    asm volatile("" : "+r"(key), "+r"(weight));
     hisa_ring_t ring = {0, 0};
     uint32_t batch_parity = 0;
     hisa_keys_t keys[2];
-    float scale[2];
+    float scale = 0.0f;
     for (;;) {
         hisa_barrier_wait(&shared.batch_full, batch_parity);
         batch_parity ^= 1;
@@ -283,8 +290,8 @@ __device__ __forceinline__ void hisa_score_batches(hisa_hopper_t<HEADS, GROUPS, 
             for (int half = 0; half < 2; ++half) {
                 const int at = static_cast<int>(threadIdx.x / 128) * 128 + half * 64;
                 hisa_load_keys(keys[half], shared.key + at * HISA_HOPPER_DIM);
-                scale[half] = shared.scale[first + half * 64];
             }
+            scale = shared.scale[key];
         }
         __syncwarp();
         if (lane == 0) {
@@ -292,10 +299,10 @@ __device__ __forceinline__ void hisa_score_batches(hisa_hopper_t<HEADS, GROUPS, 
         }
         for (int i = 0; i < queries;) {
             if (queries - i >= TOGETHER) {
-                hisa_score_queries<TOGETHER>(shared, ring, keys, scale, put, first);
+                hisa_score_queries<TOGETHER>(shared, ring, keys, scale, put, key, weight);
                 i += TOGETHER;
             } else {
-                hisa_score_queries<1>(shared, ring, keys, scale, put, first);
+                hisa_score_queries<1>(shared, ring, keys, scale, put, key, weight);
                 i += 1;
             }
         }

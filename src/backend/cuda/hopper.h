@@ -15,4 +15,9 @@ hisa_status_t hisa_cuda_hopper_score_tokens(hisa_device_t *device, const hisa_sh
                                             int32_t width, const int32_t *kept, const int32_t *work, float *pool,
                                             void *stream);
 
+int64_t hisa_cuda_hopper_flat_scratch(int64_t rows, int32_t list_width);
+/* The best of each row among this rank's tokens, in any order, in scratch: lists says where. */
+hisa_status_t hisa_cuda_hopper_flat_scan(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                         int32_t top_k, int32_t list_width, hisa_flat_lists_t *lists, void *stream);
+
 #endif

@@ -7,11 +7,13 @@
 /* Rows that a thread block takes at a time; it is fed up to 32, a lane each. */
 #define UNIT 8
 
-/* Three warpgroups, 384 keys, share a stream of queries: fewer keys read the queries too often through L2. */
-enum { GROUPS = 3, STAGES = 12, PANEL = GROUPS * 128 };
+/* Many rows: three warpgroups, 384 keys, share a stream of queries, since fewer keys would read the queries too often
+ * through L2. Few: one, so that the blocks of a single row spread over more multiprocessors. */
+enum { MANY_GROUPS = 3, MANY_STAGES = 12, FEW_GROUPS = 1, FEW_STAGES = 4, FEW_ROWS = 64 };
 
 /* Where a row's scores of a panel go, and how many of them. */
 struct target_t {
+    static constexpr bool drained = false;
     uint32_t *key;
     int64_t limit;
 };
@@ -45,7 +47,7 @@ static __device__ int64_t last_in_sight(const block_source_t &from) {
 }
 
 /* Up to 32 rows from `begin` on against one panel. */
-template <int HEADS>
+template <int HEADS, int GROUPS, int STAGES>
 static __device__ void feed_rows(hisa_hopper_t<HEADS, GROUPS, STAGES, target_t> &shared, hisa_feeder_t &feeder,
                                  const block_source_t &from, const CUtensorMap *q_map, const CUtensorMap *key_map,
                                  int64_t panel, int64_t begin, int64_t end, int64_t *loaded) {
@@ -58,37 +60,37 @@ static __device__ void feed_rows(hisa_hopper_t<HEADS, GROUPS, STAGES, target_t> 
         int64_t first;
         int64_t last;
         hisa_local_blocks_in_sight(shard, row, &first, &last);
-        sees = first < last && first < (panel + 1) * PANEL && last > panel * PANEL;
+        sees = first < last && first < (panel + 1) * shared.panel && last > panel * shared.panel;
     }
     uint32_t left = __ballot_sync(0xFFFFFFFFu, sees);
     while (left != 0) {
         const int32_t sequence = __shfl_sync(0xFFFFFFFFu, row.sequence, __ffs(left) - 1);
         uint32_t batch = __ballot_sync(0xFFFFFFFFu, sees && row.sequence == sequence) & left;
         left &= ~batch;
-        const int64_t slot = shard.bases[sequence] + panel * PANEL;
+        const int64_t slot = shard.bases[sequence] + panel * shared.panel;
         hisa_feed_batch(shared, feeder, __popc(batch), slot != *loaded, key_map, static_cast<int32_t>(slot),
-                        shard.store.pooled_scales + slot, hisa_min(PANEL, shard.slots - slot));
+                        shard.store.pooled_scales + slot, hisa_min(shared.panel, shard.slots - slot));
         *loaded = slot;
         while (batch != 0) {
             const int lane = __ffs(batch) - 1;
             batch &= batch - 1;
-            const target_t to = {from.key + (begin + lane) * shard.local_blocks + panel * PANEL,
-                                 shard.local_blocks - panel * PANEL};
+            const target_t to = {from.key + (begin + lane) * shard.local_blocks + panel * shared.panel,
+                                 shard.local_blocks - panel * shared.panel};
             hisa_feed_query(shared, feeder, q_map, from.weights, __shfl_sync(0xFFFFFFFFu, row.source, lane), to);
         }
     }
 }
 
 /* Panels by units of rows are dealt out to thread blocks in runs, so that a panel's keys stay. */
-template <int HEADS>
+template <int HEADS, int GROUPS, int STAGES>
 static __global__ void __launch_bounds__(hisa_hopper_threads<GROUPS>(), 1)
     score_blocks(__grid_constant__ const CUtensorMap q_map, __grid_constant__ const CUtensorMap key_map,
                  block_source_t from) {
     auto &shared = hisa_hopper_begin<HEADS, GROUPS, STAGES, target_t>();
-    const int64_t panels = hisa_ceil_div(last_in_sight(from), PANEL);
+    const int64_t panels = hisa_ceil_div(last_in_sight(from), shared.panel);
     if (threadIdx.x < 128 * GROUPS) {
-        hisa_score_batches<4>(shared, [](const target_t &to, int at, float score) {
-            if (threadIdx.x % 4 < 2 && at < to.limit) {
+        hisa_score_batches<2>(shared, [](const target_t &to, uint32_t, int at, float score) {
+            if (at < to.limit) {
                 to.key[at] = hisa_key_from_score(score);
             }
         });
@@ -110,15 +112,23 @@ static __global__ void __launch_bounds__(hisa_hopper_threads<GROUPS>(), 1)
     hisa_feed_end(shared, feeder);
 }
 
+template <int HEADS, int GROUPS, int STAGES>
+static cudaError_t launch(const hisa_hopper_maps_t *maps, const block_source_t &from, void *stream) {
+    const int64_t work = hisa_ceil_div(from.shard.local_blocks, GROUPS * 128) * hisa_ceil_div(from.tile_rows, UNIT);
+    return hisa_hopper_launch(score_blocks<HEADS, GROUPS, STAGES>, hisa_min(work, int64_t(maps->multiprocessors)),
+                              hisa_hopper_threads<GROUPS>(), hisa_hopper_bytes<HEADS, GROUPS, STAGES, target_t>(),
+                              stream, *reinterpret_cast<const CUtensorMap *>(maps->q),
+                              *reinterpret_cast<const CUtensorMap *>(maps->pooled), from);
+}
+
 extern "C" int hisa_cuda_launch_hopper_blocks(const hisa_hopper_maps_t *maps, const hisa_shard_t *shard,
                                               const hisa_tile_t *tile, uint32_t *key, void *stream) {
     const block_source_t from = {*shard, tile->row, tile->weights, tile->rows, key};
-    const auto kernel = shard->num_heads == 64 ? score_blocks<64> : score_blocks<32>;
-    const int bytes = shard->num_heads == 64 ? hisa_hopper_bytes<64, GROUPS, STAGES, target_t>()
-                                             : hisa_hopper_bytes<32, GROUPS, STAGES, target_t>();
-    const int64_t work = hisa_ceil_div(shard->local_blocks, PANEL) * hisa_ceil_div(tile->rows, UNIT);
-    const int64_t blocks = hisa_min(work, int64_t(maps->multiprocessors));
-    return hisa_hopper_launch(kernel, blocks, hisa_hopper_threads<GROUPS>(), bytes, stream,
-                              *reinterpret_cast<const CUtensorMap *>(maps->q),
-                              *reinterpret_cast<const CUtensorMap *>(maps->pooled), from);
+    const bool few = tile->rows <= FEW_ROWS;
+    if (shard->num_heads == 64) {
+        return few ? launch<64, FEW_GROUPS, FEW_STAGES>(maps, from, stream)
+                   : launch<64, MANY_GROUPS, MANY_STAGES>(maps, from, stream);
+    }
+    return few ? launch<32, FEW_GROUPS, FEW_STAGES>(maps, from, stream)
+               : launch<32, MANY_GROUPS, MANY_STAGES>(maps, from, stream);
 }

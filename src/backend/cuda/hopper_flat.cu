@@ -7,8 +7,15 @@
 /* Rows that a thread block takes at a time; it is fed up to 32, a lane each. */
 #define UNIT 8
 
-/* As for blocks: 384 keys share a stream of queries. */
-enum { GROUPS = 3, STAGES = 12, PANEL = GROUPS * 128 };
+/* As for blocks: 384 keys share a stream of queries. What becomes of a query's scores is decided by three more warps,
+ * so that those which score never wait for an atomic. */
+enum {
+    GROUPS = 3,
+    STAGES = 12,
+    PANEL = GROUPS * 128,
+    DRAINS = 3,
+    THREADS = hisa_hopper_threads<GROUPS>() + DRAINS * 32
+};
 
 struct flat_source_t {
     hisa_shard_t shard;
@@ -21,37 +28,100 @@ struct flat_source_t {
     hisa_flat_lists_t lists;
 };
 
-/* What a row's list takes of a panel. Stands in the place of a stage: see hisa_place_t. */
+/* What a row's list takes of a panel. */
 struct target_t {
-    uint64_t *list;
+    static constexpr bool drained = true;
+    uint64_t *list; /* NULL: no more queries */
     uint32_t *count;
-    uint32_t least; /* lowest key that can still be among the best */
+    float floor;    /* no score below it is among the best: most of them */
+    uint32_t least; /* lowest key that can be */
     int32_t begin;  /* keys of the panel that the row sees */
     int32_t end;
     int32_t first; /* the panel's first local token */
     int32_t sequence;
 };
 
-/* All that is taken goes to the end of the list, in the order in which warps arrive. */
-static __device__ __forceinline__ void take(const hisa_shard_t &shard, const target_t &to, int at, float score) {
-    const uint32_t key = hisa_key_from_score(score);
-    const bool mine = threadIdx.x % 4 < 2 && at >= to.begin && at < to.end && key >= to.least;
-    const uint32_t taken = __ballot_sync(0xFFFFFFFFu, mine);
-    if (taken == 0) {
+typedef float panel_scores_t[PANEL];
+
+/* Position of a local token. They follow one another as global ones do inside a block, and a block's size is a power of
+ * two. */
+static __device__ __forceinline__ int32_t position_of(const hisa_shard_t &shard, const target_t &to, uint32_t token) {
+    if (shard.ranks == 1) {
+        return static_cast<int32_t>(token);
+    }
+    const uint32_t size = static_cast<uint32_t>(shard.block_size);
+    const hisa_layout_t layout = hisa_shard_layout(&shard, shard.offsets[to.sequence]);
+    const int64_t block = hisa_layout_global(&layout, shard.rank, token / size);
+    return static_cast<int32_t>(static_cast<uint32_t>(block) * size + token % size);
+}
+
+/* A warp puts what a row's list takes at its end, in the order in which warps come. */
+static __device__ __forceinline__ void take(const hisa_shard_t &shard, const target_t &to, const float *score) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    uint32_t mine = 0; /* a bit for each 32 keys */
+#pragma unroll
+    for (int i = 0; i < PANEL / 32; ++i) {
+        const int at = i * 32 + lane;
+        if (!(score[at] < to.floor) && at >= to.begin && at < to.end && hisa_key_from_score(score[at]) >= to.least) {
+            mine |= 1u << i;
+        }
+    }
+    if (__all_sync(0xFFFFFFFFu, mine == 0)) {
         return;
     }
-    const int lane = static_cast<int>(threadIdx.x % 32);
-    uint32_t before = 0;
-    if (lane == 0) {
-        before = atomicAdd(to.count, static_cast<uint32_t>(__popc(taken)));
+    uint32_t up_to = static_cast<uint32_t>(__popc(mine));
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+        const uint32_t lower = __shfl_up_sync(0xFFFFFFFFu, up_to, distance);
+        up_to += lane >= distance ? lower : 0;
     }
-    before = __shfl_sync(0xFFFFFFFFu, before, 0) + static_cast<uint32_t>(__popc(taken & ((1u << lane) - 1)));
-    if (mine) {
-        const int64_t token = to.first + at;
-        const hisa_layout_t layout = hisa_shard_layout(&shard, shard.offsets[to.sequence]);
-        const int64_t block = hisa_layout_global(&layout, shard.rank, token / shard.block_size);
-        to.list[before] =
-            hisa_rank_make(key, static_cast<int32_t>(block * shard.block_size + token % shard.block_size));
+    uint32_t before = 0;
+    if (lane == 31) {
+        before = atomicAdd(to.count, up_to);
+    }
+    uint64_t *list = to.list + __shfl_sync(0xFFFFFFFFu, before, 31) + up_to - static_cast<uint32_t>(__popc(mine));
+    for (; mine != 0; mine &= mine - 1) {
+        const int at = (__ffs(static_cast<int>(mine)) - 1) * 32 + lane;
+        *list++ = hisa_rank_make(hisa_key_from_score(score[at]),
+                                 position_of(shard, to, static_cast<uint32_t>(to.first + at)));
+    }
+}
+
+/* A drain takes every DRAINS-th query. */
+template <typename Shared>
+static __device__ __forceinline__ void drain(Shared &shared, const hisa_shard_t &shard, const panel_scores_t *scores,
+                                             uint32_t which) {
+    hisa_ring_t ring = {which, 0};
+    for (;;) {
+        hisa_barrier_wait(&shared.full[ring.stage], ring.parity);
+        const target_t to = shared.place[ring.stage];
+        if (to.list == nullptr) {
+            return;
+        }
+        hisa_barrier_wait(&shared.done[ring.stage], ring.parity);
+        take(shard, to, scores[ring.stage]);
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) {
+            hisa_barrier_arrive(&shared.empty[ring.stage]);
+        }
+        ring.stage += DRAINS;
+        if (ring.stage >= STAGES) {
+            ring.stage -= STAGES;
+            ring.parity ^= 1;
+        }
+    }
+}
+
+/* Tells the drains that no more queries come. */
+template <typename Shared>
+static __device__ __forceinline__ void feed_drains_end(Shared &shared, hisa_feeder_t &feeder) {
+    for (int i = 0; i < DRAINS; ++i) {
+        if (threadIdx.x % 32 == 0) {
+            hisa_barrier_wait(&shared.empty[feeder.ring.stage], feeder.ring.parity);
+            shared.place[feeder.ring.stage].list = nullptr;
+            hisa_barrier_arrive(&shared.full[feeder.ring.stage]);
+        }
+        hisa_ring_next<STAGES>(feeder.ring);
     }
 }
 
@@ -93,6 +163,8 @@ static __device__ void feed_rows(Shared &shared, hisa_feeder_t &feeder, const fl
             to.list = from.lists.list + (begin + lane) * from.lists.capacity;
             to.count = from.lists.count + begin + lane;
             to.least = __shfl_sync(0xFFFFFFFFu, least, lane);
+            /* NaN is below nothing, and so let through to the comparison of keys. */
+            to.floor = to.least == 0 ? -INFINITY : hisa_score_from_key(to.least);
             to.begin = __shfl_sync(0xFFFFFFFFu, static_cast<int32_t>(low), lane);
             to.end = __shfl_sync(0xFFFFFFFFu, static_cast<int32_t>(high), lane);
             to.first = static_cast<int32_t>(first);
@@ -104,13 +176,18 @@ static __device__ void feed_rows(Shared &shared, hisa_feeder_t &feeder, const fl
 
 /* Panels by units of rows are dealt out to thread blocks in runs, so that a panel's keys stay. */
 template <int HEADS>
-static __global__ void __launch_bounds__(hisa_hopper_threads<GROUPS>(), 1)
+static __global__ void __launch_bounds__(THREADS, 1)
     score_flat(__grid_constant__ const CUtensorMap q_map, __grid_constant__ const CUtensorMap key_map,
                flat_source_t from) {
     auto &shared = hisa_hopper_begin<HEADS, GROUPS, STAGES, target_t>();
+    auto *scores = reinterpret_cast<panel_scores_t *>(&shared + 1);
     if (threadIdx.x < 128 * GROUPS) {
-        hisa_score_batches<4>(shared,
-                              [&](const target_t &to, int at, float score) { take(from.shard, to, at, score); });
+        hisa_score_batches<2>(
+            shared, [scores](const target_t &, uint32_t stage, int at, float score) { scores[stage][at] = score; });
+        return;
+    }
+    if (threadIdx.x >= THREADS - DRAINS * 32) {
+        drain(shared, from.shard, scores, (threadIdx.x - (THREADS - DRAINS * 32)) / 32);
         return;
     }
     hisa_feeder_t feeder = hisa_feeder_make();
@@ -127,6 +204,7 @@ static __global__ void __launch_bounds__(hisa_hopper_threads<GROUPS>(), 1)
         at += count;
     }
     hisa_feed_end(shared, feeder);
+    feed_drains_end(shared, feeder);
 }
 
 extern "C" int hisa_cuda_launch_hopper_flat(const hisa_hopper_maps_t *maps, const hisa_shard_t *shard,
@@ -137,9 +215,10 @@ extern "C" int hisa_cuda_launch_hopper_flat(const hisa_hopper_maps_t *maps, cons
     const bool wide = shard->num_heads == 64;
     const auto kernel = wide ? score_flat<64> : score_flat<32>;
     const int bytes =
-        wide ? hisa_hopper_bytes<64, GROUPS, STAGES, target_t>() : hisa_hopper_bytes<32, GROUPS, STAGES, target_t>();
+        (wide ? hisa_hopper_bytes<64, GROUPS, STAGES, target_t>() : hisa_hopper_bytes<32, GROUPS, STAGES, target_t>()) +
+        static_cast<int>(sizeof(panel_scores_t)) * STAGES;
     const int64_t work = from.panels * hisa_ceil_div(tile->rows, UNIT);
-    return hisa_hopper_launch(kernel, hisa_min(work, int64_t(maps->multiprocessors)), hisa_hopper_threads<GROUPS>(),
-                              bytes, stream, *reinterpret_cast<const CUtensorMap *>(maps->q),
+    return hisa_hopper_launch(kernel, hisa_min(work, int64_t(maps->multiprocessors)), THREADS, bytes, stream,
+                              *reinterpret_cast<const CUtensorMap *>(maps->q),
                               *reinterpret_cast<const CUtensorMap *>(maps->keys), from);
 }

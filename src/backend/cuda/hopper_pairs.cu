@@ -13,8 +13,19 @@ static __device__ __forceinline__ int64_t slot_of(const hisa_shard_t &shard, con
     return shard.bases[row.sequence] + hisa_layout_local(&layout, kept[e]);
 }
 
+static __global__ void clear_pairs(int64_t slots, hisa_pairs_t pairs) {
+    hisa_grid_release();
+    hisa_grid_wait();
+    const int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
+    if (i < 2 + slots) {
+        pairs.batches[i] = 0; /* and on through cursor and count, which follow */
+    }
+}
+
 static __global__ void count_pairs(hisa_shard_t shard, const hisa_row_t *rows, int64_t entries, int32_t width,
                                    const int32_t *kept, const int32_t *work, hisa_pairs_t pairs) {
+    hisa_grid_release();
+    hisa_grid_wait();
     const int64_t e = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
     if (e < entries) {
         const int64_t slot = slot_of(shard, rows[e / width], e, kept, work);
@@ -26,6 +37,8 @@ static __global__ void count_pairs(hisa_shard_t shard, const hisa_row_t *rows, i
 
 /* A block's run of pairs, and its batches. */
 static __global__ void cut_batches(int64_t slots, hisa_pairs_t pairs) {
+    hisa_grid_release();
+    hisa_grid_wait();
     const int64_t slot = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
     const int32_t count = slot < slots ? pairs.count[slot] : 0;
     if (count == 0) {
@@ -45,6 +58,8 @@ static __global__ void cut_batches(int64_t slots, hisa_pairs_t pairs) {
 
 static __global__ void put_pairs(hisa_shard_t shard, const hisa_row_t *rows, int64_t entries, int32_t width,
                                  const int32_t *kept, const int32_t *work, hisa_pairs_t pairs) {
+    hisa_grid_release();
+    hisa_grid_wait();
     const int64_t e = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
     if (e < entries) {
         const hisa_row_t row = rows[e / width];
@@ -62,18 +77,17 @@ extern "C" int hisa_cuda_launch_hopper_pairs(const hisa_shard_t *shard, const hi
     const int64_t slots = shard->slots;
     const int64_t entries = tile->rows * width;
     const auto grid = [](int64_t n) { return dim3(static_cast<unsigned>((n + 255) / 256)); };
-    cudaError_t error = cudaMemsetAsync(pairs->batches, 0, static_cast<size_t>(2 + slots) * sizeof(int32_t),
-                                        static_cast<cudaStream_t>(stream));
+    cudaError_t error = hisa_launch_next(clear_pairs, grid(2 + slots), 256, stream, slots, *pairs);
     if (error == cudaSuccess) {
-        error =
-            hisa_launch(count_pairs, grid(entries), 256, stream, *shard, tile->row, entries, width, kept, work, *pairs);
+        error = hisa_launch_next(count_pairs, grid(entries), 256, stream, *shard, tile->row, entries, width, kept, work,
+                                 *pairs);
     }
     if (error == cudaSuccess) {
-        error = hisa_launch(cut_batches, grid(slots), 256, stream, slots, *pairs);
+        error = hisa_launch_next(cut_batches, grid(slots), 256, stream, slots, *pairs);
     }
     if (error == cudaSuccess) {
-        error =
-            hisa_launch(put_pairs, grid(entries), 256, stream, *shard, tile->row, entries, width, kept, work, *pairs);
+        error = hisa_launch_next(put_pairs, grid(entries), 256, stream, *shard, tile->row, entries, width, kept, work,
+                                 *pairs);
     }
     return error;
 }

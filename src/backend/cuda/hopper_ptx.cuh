@@ -51,11 +51,18 @@ __device__ __forceinline__ void hisa_barrier_wait(uint64_t *barrier, uint32_t pa
 
 /* A box of rows of a 2-d map, from row `row` on. One thread. */
 __device__ __forceinline__ void hisa_copy_box(void *to, const CUtensorMap *map, int32_t row, uint64_t *barrier) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-            hisa_shared_address(to)),
-        "l"(map), "r"(0), "r"(row), "r"(hisa_shared_address(barrier))
-        : "memory");
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3}], [%4];" ::"r"(hisa_shared_address(to)),
+                 "l"(map), "r"(0), "r"(row), "r"(hisa_shared_address(barrier))
+                 : "memory");
+}
+
+/* The same of a 5-d map, at `last` of its last dimension. */
+__device__ __forceinline__ void hisa_copy_box_5d(void *to, const CUtensorMap *map, int32_t last, uint64_t *barrier) {
+    asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %2, %2, %2, %3}], [%4];" ::"r"(hisa_shared_address(to)),
+                 "l"(map), "r"(0), "r"(last), "r"(hisa_shared_address(barrier))
+                 : "memory");
 }
 
 /* Bytes in a row; 16-byte aligned, a multiple of 16. One thread. */
@@ -72,48 +79,220 @@ __device__ __forceinline__ void hisa_prefetch_map(const CUtensorMap *map) {
 
 /* ---- matrix products of a warpgroup ---- */
 
-__device__ __forceinline__ void hisa_product_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void hisa_product_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 /* Waits until at most `pending` groups are under way. */
 template <int pending> __device__ __forceinline__ void hisa_product_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-/* B operand: rows of 128 bytes, swizzled by the copy engine in groups of 8 rows (1024 bytes). 32 bytes along a row are
- * 2 in its address field. */
-__device__ __forceinline__ uint64_t hisa_operand(const void *rows) {
-    const uint64_t address = hisa_shared_address(rows);
-    return (address & 0x3FFFF) >> 4 | UINT64_C(1) << 16 | UINT64_C(64) << 32 | UINT64_C(1) << 62;
-}
+/* B operand: rows of 128 bytes, swizzled by the copy engine in groups of 8 rows (1024 bytes). Its description is 64
+ * bits, of which the upper 32 are the same everywhere: 0x40000040, groups 64 * 16 bytes apart, 128-byte swizzle. The
+ * lower ones hold the address in units of 16 bytes. */
+__device__ __forceinline__ uint32_t hisa_operand(uint32_t address) { return (address & 0x3FFFF) >> 4 | 1u << 16; }
 
-/* sum (+)= a * b for 64 rows of A (in registers), 64 or 32 columns, and 32 of the inner dimension. */
-__device__ __forceinline__ void hisa_product(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int accumulate) {
+/* d = a * b for 64 rows of A (in registers), 64 or 32 columns, and an inner dimension of 128, as a group of its own:
+ * four steps of 32, which lie 32 bytes apart along the rows of B. One statement, so that the operands' descriptions
+ * cost as little as they can. */
+__device__ __forceinline__ void hisa_product(float (&d)[32], const uint32_t (&a)[4][4], uint32_t b) {
     asm volatile("{\n"
-                 ".reg .pred p;\n"
-                 "setp.ne.b32 p, %37, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 "
-                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 ".reg .pred none;\n"
+                 ".reg .b32 low;\n"
+                 ".reg .b64 b0, b1, b2, b3;\n"
+                 "setp.ne.b32 none, 0, 0;\n"
+                 "mov.b64 b0, {%48, 0x40000040};\n"
+                 "add.u32 low, %48, 2;\n"
+                 "mov.b64 b1, {low, 0x40000040};\n"
+                 "add.u32 low, %48, 4;\n"
+                 "mov.b64 b2, {low, 0x40000040};\n"
+                 "add.u32 low, %48, 6;\n"
+                 "mov.b64 b3, {low, 0x40000040};\n"
+                 "wgmma.fence.sync.aligned;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                 "{%32, %33, %34, %35}, %36, p, 1, 1;\n"
+                 "{%32, %33, %34, %35}, b0, none, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%36, %37, %38, %39}, b1, 1, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%40, %41, %42, %43}, b2, 1, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%44, %45, %46, %47}, b3, 1, 1, 1;\n"
+                 "wgmma.commit_group.sync.aligned;\n"
                  "}"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
                    "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
                    "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]),
                    "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
                    "+f"(d[30]), "+f"(d[31])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));
+                 : "r"(a[0][0]), "r"(a[0][1]), "r"(a[0][2]), "r"(a[0][3]), "r"(a[1][0]), "r"(a[1][1]), "r"(a[1][2]),
+                   "r"(a[1][3]), "r"(a[2][0]), "r"(a[2][1]), "r"(a[2][2]), "r"(a[2][3]), "r"(a[3][0]), "r"(a[3][1]),
+                   "r"(a[3][2]), "r"(a[3][3]), "r"(b)
+                 : "memory");
 }
-__device__ __forceinline__ void hisa_product(float (&d)[16], const uint32_t (&a)[4], uint64_t b, int accumulate) {
+__device__ __forceinline__ void hisa_product(float (&d)[16], const uint32_t (&a)[4][4], uint32_t b) {
     asm volatile("{\n"
-                 ".reg .pred p;\n"
-                 "setp.ne.b32 p, %21, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 "
-                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-                 "{%16, %17, %18, %19}, %20, p, 1, 1;\n"
+                 ".reg .pred none;\n"
+                 ".reg .b32 low;\n"
+                 ".reg .b64 b0, b1, b2, b3;\n"
+                 "setp.ne.b32 none, 0, 0;\n"
+                 "mov.b64 b0, {%32, 0x40000040};\n"
+                 "add.u32 low, %32, 2;\n"
+                 "mov.b64 b1, {low, 0x40000040};\n"
+                 "add.u32 low, %32, 4;\n"
+                 "mov.b64 b2, {low, 0x40000040};\n"
+                 "add.u32 low, %32, 6;\n"
+                 "mov.b64 b3, {low, 0x40000040};\n"
+                 "wgmma.fence.sync.aligned;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+                 "{%16, %17, %18, %19}, b0, none, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+                 "{%20, %21, %22, %23}, b1, 1, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+                 "{%24, %25, %26, %27}, b2, 1, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+                 "{%28, %29, %30, %31}, b3, 1, 1, 1;\n"
+                 "wgmma.commit_group.sync.aligned;\n"
                  "}"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
                    "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));
+                 : "r"(a[0][0]), "r"(a[0][1]), "r"(a[0][2]), "r"(a[0][3]), "r"(a[1][0]), "r"(a[1][1]), "r"(a[1][2]),
+                   "r"(a[1][3]), "r"(a[2][0]), "r"(a[2][1]), "r"(a[2][2]), "r"(a[2][3]), "r"(a[3][0]), "r"(a[3][1]),
+                   "r"(a[3][2]), "r"(a[3][3]), "r"(b)
+                 : "memory");
+}
+
+/* Two of them with one B, each a group. */
+__device__ __forceinline__ void hisa_products(float (&d)[2][32], const uint32_t (&a)[2][4][4], uint32_t b) {
+    asm volatile("{\n"
+                 ".reg .pred none;\n"
+                 ".reg .b32 low;\n"
+                 ".reg .b64 b0, b1, b2, b3;\n"
+                 "setp.ne.b32 none, 0, 0;\n"
+                 "mov.b64 b0, {%96, 0x40000040};\n"
+                 "add.u32 low, %96, 2;\n"
+                 "mov.b64 b1, {low, 0x40000040};\n"
+                 "add.u32 low, %96, 4;\n"
+                 "mov.b64 b2, {low, 0x40000040};\n"
+                 "add.u32 low, %96, 6;\n"
+                 "mov.b64 b3, {low, 0x40000040};\n"
+                 "wgmma.fence.sync.aligned;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%64, %65, %66, %67}, b0, none, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%68, %69, %70, %71}, b1, 1, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%72, %73, %74, %75}, b2, 1, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%76, %77, %78, %79}, b3, 1, 1, 1;\n"
+                 "wgmma.commit_group.sync.aligned;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+                 "{%80, %81, %82, %83}, b0, none, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+                 "{%84, %85, %86, %87}, b1, 1, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+                 "{%88, %89, %90, %91}, b2, 1, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+                 "{%92, %93, %94, %95}, b3, 1, 1, 1;\n"
+                 "wgmma.commit_group.sync.aligned;\n"
+                 "}"
+                 : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[0][4]), "+f"(d[0][5]),
+                   "+f"(d[0][6]), "+f"(d[0][7]), "+f"(d[0][8]), "+f"(d[0][9]), "+f"(d[0][10]), "+f"(d[0][11]),
+                   "+f"(d[0][12]), "+f"(d[0][13]), "+f"(d[0][14]), "+f"(d[0][15]), "+f"(d[0][16]), "+f"(d[0][17]),
+                   "+f"(d[0][18]), "+f"(d[0][19]), "+f"(d[0][20]), "+f"(d[0][21]), "+f"(d[0][22]), "+f"(d[0][23]),
+                   "+f"(d[0][24]), "+f"(d[0][25]), "+f"(d[0][26]), "+f"(d[0][27]), "+f"(d[0][28]), "+f"(d[0][29]),
+                   "+f"(d[0][30]), "+f"(d[0][31]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
+                   "+f"(d[1][4]), "+f"(d[1][5]), "+f"(d[1][6]), "+f"(d[1][7]), "+f"(d[1][8]), "+f"(d[1][9]),
+                   "+f"(d[1][10]), "+f"(d[1][11]), "+f"(d[1][12]), "+f"(d[1][13]), "+f"(d[1][14]), "+f"(d[1][15]),
+                   "+f"(d[1][16]), "+f"(d[1][17]), "+f"(d[1][18]), "+f"(d[1][19]), "+f"(d[1][20]), "+f"(d[1][21]),
+                   "+f"(d[1][22]), "+f"(d[1][23]), "+f"(d[1][24]), "+f"(d[1][25]), "+f"(d[1][26]), "+f"(d[1][27]),
+                   "+f"(d[1][28]), "+f"(d[1][29]), "+f"(d[1][30]), "+f"(d[1][31])
+                 : "r"(a[0][0][0]), "r"(a[0][0][1]), "r"(a[0][0][2]), "r"(a[0][0][3]), "r"(a[0][1][0]), "r"(a[0][1][1]),
+                   "r"(a[0][1][2]), "r"(a[0][1][3]), "r"(a[0][2][0]), "r"(a[0][2][1]), "r"(a[0][2][2]), "r"(a[0][2][3]),
+                   "r"(a[0][3][0]), "r"(a[0][3][1]), "r"(a[0][3][2]), "r"(a[0][3][3]), "r"(a[1][0][0]), "r"(a[1][0][1]),
+                   "r"(a[1][0][2]), "r"(a[1][0][3]), "r"(a[1][1][0]), "r"(a[1][1][1]), "r"(a[1][1][2]), "r"(a[1][1][3]),
+                   "r"(a[1][2][0]), "r"(a[1][2][1]), "r"(a[1][2][2]), "r"(a[1][2][3]), "r"(a[1][3][0]), "r"(a[1][3][1]),
+                   "r"(a[1][3][2]), "r"(a[1][3][3]), "r"(b)
+                 : "memory");
+}
+__device__ __forceinline__ void hisa_products(float (&d)[2][16], const uint32_t (&a)[2][4][4], uint32_t b) {
+    asm volatile("{\n"
+                 ".reg .pred none;\n"
+                 ".reg .b32 low;\n"
+                 ".reg .b64 b0, b1, b2, b3;\n"
+                 "setp.ne.b32 none, 0, 0;\n"
+                 "mov.b64 b0, {%64, 0x40000040};\n"
+                 "add.u32 low, %64, 2;\n"
+                 "mov.b64 b1, {low, 0x40000040};\n"
+                 "add.u32 low, %64, 4;\n"
+                 "mov.b64 b2, {low, 0x40000040};\n"
+                 "add.u32 low, %64, 6;\n"
+                 "mov.b64 b3, {low, 0x40000040};\n"
+                 "wgmma.fence.sync.aligned;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+                 "{%32, %33, %34, %35}, b0, none, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+                 "{%36, %37, %38, %39}, b1, 1, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+                 "{%40, %41, %42, %43}, b2, 1, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+                 "{%44, %45, %46, %47}, b3, 1, 1, 1;\n"
+                 "wgmma.commit_group.sync.aligned;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%48, %49, %50, %51}, b0, none, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%52, %53, %54, %55}, b1, 1, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%56, %57, %58, %59}, b2, 1, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%60, %61, %62, %63}, b3, 1, 1, 1;\n"
+                 "wgmma.commit_group.sync.aligned;\n"
+                 "}"
+                 : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[0][4]), "+f"(d[0][5]),
+                   "+f"(d[0][6]), "+f"(d[0][7]), "+f"(d[0][8]), "+f"(d[0][9]), "+f"(d[0][10]), "+f"(d[0][11]),
+                   "+f"(d[0][12]), "+f"(d[0][13]), "+f"(d[0][14]), "+f"(d[0][15]), "+f"(d[1][0]), "+f"(d[1][1]),
+                   "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[1][4]), "+f"(d[1][5]), "+f"(d[1][6]), "+f"(d[1][7]),
+                   "+f"(d[1][8]), "+f"(d[1][9]), "+f"(d[1][10]), "+f"(d[1][11]), "+f"(d[1][12]), "+f"(d[1][13]),
+                   "+f"(d[1][14]), "+f"(d[1][15])
+                 : "r"(a[0][0][0]), "r"(a[0][0][1]), "r"(a[0][0][2]), "r"(a[0][0][3]), "r"(a[0][1][0]), "r"(a[0][1][1]),
+                   "r"(a[0][1][2]), "r"(a[0][1][3]), "r"(a[0][2][0]), "r"(a[0][2][1]), "r"(a[0][2][2]), "r"(a[0][2][3]),
+                   "r"(a[0][3][0]), "r"(a[0][3][1]), "r"(a[0][3][2]), "r"(a[0][3][3]), "r"(a[1][0][0]), "r"(a[1][0][1]),
+                   "r"(a[1][0][2]), "r"(a[1][0][3]), "r"(a[1][1][0]), "r"(a[1][1][1]), "r"(a[1][1][2]), "r"(a[1][1][3]),
+                   "r"(a[1][2][0]), "r"(a[1][2][1]), "r"(a[1][2][2]), "r"(a[1][2][3]), "r"(a[1][3][0]), "r"(a[1][3][1]),
+                   "r"(a[1][3][2]), "r"(a[1][3][3]), "r"(b)
+                 : "memory");
 }
 
 /* Four 8 x 8 matrices of 16-bit elements: lane l gives the address of row l % 8 of matrix l / 8. */

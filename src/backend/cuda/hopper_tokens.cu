@@ -20,17 +20,20 @@ struct token_source_t {
     hisa_pairs_t pairs;
 };
 
+struct target_t {
+    static constexpr bool drained = false;
+    float *pool;
+};
+
 struct put_score_t {
-    __device__ __forceinline__ void operator()(float *const &to, int at, float score) const {
-        if (threadIdx.x % 4 < 2) {
-            __stcs(to + at, score);
-        }
+    __device__ __forceinline__ void operator()(const target_t &to, uint32_t, int at, float score) const {
+        __stcs(to.pool + at, score);
     }
 };
 
 /* Many rows: batches of rows that share a block, from hopper_pairs.cu. */
 template <int HEADS>
-static __device__ void feed_shared(hisa_hopper_t<HEADS, 1, STAGES, float *> &shared, hisa_feeder_t &feeder,
+static __device__ void feed_shared(hisa_hopper_t<HEADS, 1, STAGES, target_t> &shared, hisa_feeder_t &feeder,
                                    const token_source_t &from, const CUtensorMap *q_map, const CUtensorMap *key_map) {
     const int64_t size = from.shard.block_size;
     const int64_t panels = size / PANEL;
@@ -48,14 +51,15 @@ static __device__ void feed_shared(hisa_hopper_t<HEADS, 1, STAGES, float *> &sha
         for (int i = 0; i < batch.count; ++i) {
             const int32_t source = __shfl_sync(0xFFFFFFFFu, pair.source, i);
             const int32_t place = __shfl_sync(0xFFFFFFFFu, pair.place, i);
-            hisa_feed_query(shared, feeder, q_map, from.weights, source, from.pool + place * size + b % panels * PANEL);
+            hisa_feed_query(shared, feeder, q_map, from.weights, source,
+                            target_t{from.pool + place * size + b % panels * PANEL});
         }
     }
 }
 
 /* Few rows: kept block after kept block, each for its own row. */
 template <int HEADS>
-static __device__ void feed_each(hisa_hopper_t<HEADS, 1, STAGES, float *> &shared, hisa_feeder_t &feeder,
+static __device__ void feed_each(hisa_hopper_t<HEADS, 1, STAGES, target_t> &shared, hisa_feeder_t &feeder,
                                  const token_source_t &from, const CUtensorMap *q_map, const CUtensorMap *key_map) {
     const int64_t size = from.shard.block_size;
     const int64_t panels = size / PANEL;
@@ -72,7 +76,8 @@ static __device__ void feed_each(hisa_hopper_t<HEADS, 1, STAGES, float *> &share
         const int64_t key = slot * size + b % panels * PANEL;
         hisa_feed_batch(shared, feeder, 1, true, key_map, static_cast<int32_t>(key), from.shard.store.scales + key,
                         PANEL);
-        hisa_feed_query(shared, feeder, q_map, from.weights, row.source, from.pool + place * size + b % panels * PANEL);
+        hisa_feed_query(shared, feeder, q_map, from.weights, row.source,
+                        target_t{from.pool + place * size + b % panels * PANEL});
     }
 }
 
@@ -80,7 +85,7 @@ template <int HEADS, bool SHARED>
 static __global__ void __launch_bounds__(hisa_hopper_threads<1>(), RESIDENT)
     score_tokens(__grid_constant__ const CUtensorMap q_map, __grid_constant__ const CUtensorMap key_map,
                  token_source_t from) {
-    auto &shared = hisa_hopper_begin<HEADS, 1, STAGES, float *>();
+    auto &shared = hisa_hopper_begin<HEADS, 1, STAGES, target_t>();
     if (threadIdx.x < 128) {
         hisa_score_batches<1>(shared, put_score_t());
         return;
@@ -105,7 +110,8 @@ extern "C" int hisa_cuda_launch_hopper_tokens(const hisa_hopper_maps_t *maps, co
         from.pairs = *pairs;
         kernel = wide ? score_tokens<64, true> : score_tokens<32, true>;
     }
-    const int bytes = wide ? hisa_hopper_bytes<64, 1, STAGES, float *>() : hisa_hopper_bytes<32, 1, STAGES, float *>();
+    const int bytes =
+        wide ? hisa_hopper_bytes<64, 1, STAGES, target_t>() : hisa_hopper_bytes<32, 1, STAGES, target_t>();
     const int64_t work_items = tile->rows * width * (shard->block_size / PANEL);
     const int64_t blocks = hisa_min(work_items, int64_t(maps->multiprocessors) * RESIDENT);
     return hisa_hopper_launch(kernel, blocks, hisa_hopper_threads<1>(), bytes, stream,

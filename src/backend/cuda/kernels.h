@@ -95,6 +95,16 @@ typedef struct hisa_flat_lists {
 int hisa_cuda_launch_hopper_flat(const hisa_hopper_maps_t *maps, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                  int64_t begin, int64_t chunk, const hisa_flat_lists_t *lists, void *stream);
 
+/* Of each row that has more than `idle` entries the best top_k stay, at the front in any order, and least is set. */
+int hisa_cuda_launch_flat_compact(int64_t rows, int32_t top_k, int64_t idle, const hisa_flat_lists_t *lists,
+                                  void *stream);
+/* After the last compaction: entries in ascending position, as flat_scan gives them or as a row's results. */
+int hisa_cuda_launch_flat_order(int64_t rows, int32_t top_k, int32_t list_width, const hisa_flat_lists_t *lists,
+                                uint64_t *list, uint64_t *bound, void *stream);
+/* One rank: a place among its own tokens is the position. */
+int hisa_cuda_launch_flat_order_emit(const hisa_flat_lists_t *lists, const hisa_output_t *output,
+                                     const hisa_segment_t *segment, void *stream);
+
 /* A row's best so far, in `list`; least: the top_k-th of them, or HISA_RANK_NONE while there are fewer. */
 typedef struct hisa_flat_state {
     uint64_t least;

@@ -40,9 +40,7 @@ hisa_status_t hisa_cuda_check_rows(hisa_device_t *device, const hisa_shard_t *sh
     }
     hisa_status_t status = hisa_cuda_check_memory(device, "queries.q", queries->q, 16);
     if (status == HISA_OK) {
-        /* The copy engine takes 16 bytes at a time. */
-        const int alignment = hisa_cuda_of(device)->scorer == HISA_CUDA_SCORER_WGMMA ? 16 : 4;
-        status = hisa_cuda_check_memory(device, "queries.weights", queries->weights, alignment);
+        status = hisa_cuda_check_memory(device, "queries.weights", queries->weights, 16);
     }
     if (status == HISA_OK) {
         status = hisa_cuda_check_memory(device, "queries.sequence", queries->sequence, 4);

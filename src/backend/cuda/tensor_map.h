@@ -20,4 +20,9 @@ hisa_status_t hisa_cuda_find_encoder(hisa_cuda_encoder_t *encoder);
 hisa_status_t hisa_cuda_map_rows(hisa_cuda_encoder_t encoder, const void *rows, int64_t count, int32_t box,
                                  CUtensorMap *map);
 
+/* A map of queries, [..][heads][128] at q (16-byte aligned; heads a multiple of 16), copied a query at a time, swizzled
+ * likewise: of every 16 heads, head 4q + 2b + c becomes row 8b + 2q + c. A thread of a matrix product holds columns
+ * 2q + {0, 1} of every 8, and so gets the sums of four heads in a row. */
+hisa_status_t hisa_cuda_map_heads(hisa_cuda_encoder_t encoder, const void *q, int32_t heads, CUtensorMap *map);
+
 #endif
