@@ -273,8 +273,8 @@ typedef struct hisa_backend_ops {
     hisa_status_t (*flat_emit)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                const int32_t *positions, const float *selected, const hisa_output_t *output,
                                void *stream);
-    /* Placement local: this rank's own entries that reach the threshold. list: packed with counts [rows], or
-     * [rows][list_width] if counts is NULL. */
+    /* Placement local, and one rank: this rank's own entries that reach the threshold. list: packed with counts [rows],
+     * or [rows][list_width] if counts is NULL. */
     hisa_status_t (*flat_emit_local)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                      int32_t list_width, const uint64_t *list, const int32_t *counts,
                                      const uint64_t *threshold, const hisa_output_t *output, void *stream);

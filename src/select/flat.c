@@ -155,6 +155,23 @@ static hisa_status_t owner_merge(hisa_run_t *run) {
     return status == HISA_OK ? emit(run, &winners, list, counts + shard->rank * run->tile.rows) : status;
 }
 
+/* One rank: what it found is the result, and a place among its own tokens is the position, whatever the placement. */
+static hisa_status_t single(hisa_run_t *run) {
+    uint64_t *list = hisa_run_at(run, run->plan.lists);
+    uint64_t *bounds = hisa_run_at(run, run->plan.bounds); /* of its own entries none is below */
+    const hisa_output_t output = hisa_run_output(run);
+    hisa_status_t status = scan(run, list, bounds);
+    if (status == HISA_OK) {
+        status = run->ops->flat_emit_local(run->index->device, &run->index->shard, &run->tile, run->plan.list_width,
+                                           list, NULL, bounds, &output, run->stream);
+    }
+    return status == HISA_OK ? hisa_run_step(run, HISA_STEP_EMIT) : status;
+}
+
 hisa_status_t hisa_run_flat(hisa_run_t *run) {
+    /* Who asks for an exchange by name gets its way even on one rank. */
+    if (run->index->shard.ranks == 1 && run->options->exchange == HISA_EXCHANGE_AUTO) {
+        return single(run);
+    }
     return run->plan.exchange == HISA_EXCHANGE_ONESHOT ? oneshot(run) : owner_merge(run);
 }

@@ -169,7 +169,9 @@ hisa_status_t hisa_cpu_flat_emit_local(hisa_device_t *device, const hisa_shard_t
                 }
             }
             hisa_sort_u64(entry, entry + k, n);
-            output->counts[at] = (int32_t)n;
+            if (output->counts != NULL) {
+                output->counts[at] = (int32_t)n;
+            }
             for (int64_t e = 0; e < k; ++e) {
                 const int64_t position = e < n ? entry_position(entry[e]) : 0;
                 const int64_t slot = hisa_layout_local(&layout, position / shard->block_size) * shard->block_size +

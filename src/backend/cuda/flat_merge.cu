@@ -152,7 +152,7 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
         }
         taken += total;
     }
-    if (threadIdx.x == 0) {
+    if (output.counts != nullptr && threadIdx.x == 0) {
         output.counts[at] = static_cast<int32_t>(taken);
     }
     for (int64_t i = taken + threadIdx.x; i < k; i += HISA_PICK_THREADS) {
