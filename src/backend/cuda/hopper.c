@@ -36,14 +36,15 @@ static hisa_status_t make_maps(hisa_device_t *device, const hisa_shard_t *shard,
 static int64_t lay_pairs(int64_t rows, int32_t width, int64_t slots, void *scratch, hisa_pairs_t *pairs) {
     const int64_t entries = rows * width;
     int32_t *words = scratch;
-    const int64_t pair = 2 * hisa_ceil_div(2 + 2 * slots + entries, 2);
+    const int64_t pair = 2 * hisa_ceil_div(3 + 2 * slots + entries, 2);
     const int64_t batch = pair + 2 * entries;
     if (words != NULL) {
         *pairs = (hisa_pairs_t){.batches = words,
                                 .cursor = words + 1,
-                                .count = words + 2,
-                                .begin = words + 2 + slots,
-                                .turn = words + 2 + 2 * slots,
+                                .ticket = words + 2,
+                                .count = words + 3,
+                                .begin = words + 3 + slots,
+                                .turn = words + 3 + 2 * slots,
                                 .pair = (hisa_pair_t *)(void *)(words + pair),
                                 .batch = (hisa_batch_t *)(void *)(words + batch)};
     }

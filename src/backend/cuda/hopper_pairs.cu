@@ -17,8 +17,8 @@ static __global__ void clear_pairs(int64_t slots, hisa_pairs_t pairs) {
     hisa_grid_release();
     hisa_grid_wait();
     const int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
-    if (i < 2 + slots) {
-        pairs.batches[i] = 0; /* and on through cursor and count, which follow */
+    if (i < 3 + slots) {
+        pairs.batches[i] = 0; /* and on through cursor, ticket and count, which follow */
     }
 }
 
@@ -77,7 +77,7 @@ extern "C" int hisa_cuda_launch_hopper_pairs(const hisa_shard_t *shard, const hi
     const int64_t slots = shard->slots;
     const int64_t entries = tile->rows * width;
     const auto grid = [](int64_t n) { return dim3(static_cast<unsigned>((n + 255) / 256)); };
-    cudaError_t error = hisa_launch_next(clear_pairs, grid(2 + slots), 256, stream, slots, *pairs);
+    cudaError_t error = hisa_launch_next(clear_pairs, grid(3 + slots), 256, stream, slots, *pairs);
     if (error == cudaSuccess) {
         error = hisa_launch_next(count_pairs, grid(entries), 256, stream, *shard, tile->row, entries, width, kept, work,
                                  *pairs);
