@@ -184,6 +184,12 @@ static void measure_row(const audit_t *audit, int64_t at, int64_t row) {
     }
 }
 
+/* First row of chunk c of `chunks`, of a rank's rows: equal shares, but begun at a multiple of 4 rows, whose weights
+ * are 16-byte aligned, as the CUDA backend wants them, for any number of heads. */
+static int64_t chunk_begin(int64_t rows, int64_t c, int64_t chunks) {
+    return c == chunks ? rows : rows * c / chunks / 4 * 4;
+}
+
 /* All rows, in chunks to which each rank gives an equal share of its own (sharded) or which are a range (replicated).
  */
 static hisa_status_t run_chunks(audit_t *audit) {
@@ -198,17 +204,18 @@ static hisa_status_t run_chunks(audit_t *audit) {
     for (int64_t c = 0; c < chunks && status == HISA_OK; ++c) {
         int64_t rows = 0;
         for (int32_t p = 0; p < parts; ++p) {
-            rows += audit->rank_rows[p] * (c + 1) / chunks - audit->rank_rows[p] * c / chunks;
+            rows += chunk_begin(audit->rank_rows[p], c + 1, chunks) - chunk_begin(audit->rank_rows[p], c, chunks);
         }
-        const int64_t begin = audit->rank_rows[self] * c / chunks;
-        const int64_t end = audit->rank_rows[self] * (c + 1) / chunks;
+        const int64_t begin = chunk_begin(audit->rank_rows[self], c, chunks);
+        const int64_t end = chunk_begin(audit->rank_rows[self], c + 1, chunks);
         for (int m = 0; m < MODES && status == HISA_OK; ++m) {
             status = select_chunk(audit, m, begin, end - begin, rows);
         }
         int64_t at = 0;
         int64_t first = 0;
         for (int32_t p = 0; p < parts && status == HISA_OK; ++p) {
-            for (int64_t r = audit->rank_rows[p] * c / chunks; r < audit->rank_rows[p] * (c + 1) / chunks; ++r) {
+            const int64_t stop = chunk_begin(audit->rank_rows[p], c + 1, chunks);
+            for (int64_t r = chunk_begin(audit->rank_rows[p], c, chunks); r < stop; ++r) {
                 measure_row(audit, at++, first + r);
             }
             first += audit->rank_rows[p];
@@ -290,8 +297,8 @@ static hisa_status_t prepare(audit_t *audit, hisa_status_t status) {
     for (int32_t p = 0; p < (sharded ? comm->size : 1); ++p) {
         audit->total_rows += audit->rank_rows[p];
     }
-    /* A rank's share is at most CHUNK_ROWS / ranks, or one, and another one by rounding. */
-    audit->chunk_cap = sharded ? hisa_max(CHUNK_ROWS, comm->size) + comm->size : CHUNK_ROWS + 1;
+    /* A rank's share is at most CHUNK_ROWS / ranks, or one, and less than four more by where it begins. */
+    audit->chunk_cap = sharded ? hisa_max(CHUNK_ROWS, comm->size) + INT64_C(4) * comm->size : CHUNK_ROWS + 4;
     status = take_buffers(audit);
     return hisa_comm_agree(comm, status, hisa_last_error());
 }

@@ -6,7 +6,7 @@
 #include "support/runs.h"
 #include "support/suite.h"
 
-enum { MAX_ROWS = 64 };
+enum { MAX_ROWS = 160 };
 
 static hisa_comm_t *comm;
 
@@ -173,7 +173,7 @@ static void fill_varied(test_case_t *made, uint64_t seed) {
 
 START_TEST(figures) {
     test_case_t made;
-    test_case_blank(&made, 32, 2, 16, 700, 60);
+    test_case_blank(&made, 32, 2, 16, 700, 150); /* three of the audit's chunks */
     fill_varied(&made, 5);
     test_case_window(&made, 7, 33, 33); /* empty */
     test_case_window(&made, 59, 0, 0);
