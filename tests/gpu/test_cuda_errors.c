@@ -181,8 +181,8 @@ START_TEST(misaligned) {
     call.queries.q = (const uint8_t *)good.queries.q + 8;
     refused(HISA_ERR_INVALID_ARGUMENT, "queries.q is not 16-byte aligned");
     call.queries.q = good.queries.q;
-    call.queries.weights = (const float *)(const void *)((const uint8_t *)good.queries.weights + 2);
-    refused(HISA_ERR_INVALID_ARGUMENT, "queries.weights is not 4-byte aligned");
+    call.queries.weights = good.queries.weights + 1;
+    refused(HISA_ERR_INVALID_ARGUMENT, "queries.weights is not 16-byte aligned");
     call.queries.weights = good.queries.weights;
     call.selection.indices = (int32_t *)(void *)((uint8_t *)good.selection.indices + 1);
     refused(HISA_ERR_INVALID_ARGUMENT, "selection.indices is not 4-byte aligned");
@@ -314,7 +314,7 @@ START_TEST(scorers) {
     hisa_index_t *index = NULL;
     setenv(HISA_CUDA_SCORER_VARIABLE, "fastest", 1);
     ck_fails(hisa_index_create(&config, gpu_comm, &index), HISA_ERR_INVALID_ARGUMENT, "HISA_CUDA_SCORER is 'fastest'");
-    config.head_dim = 16; /* no tensor core takes so few */
+    config.head_dim = 16; /* wgmma's kernels take 128 alone */
     gpu_use_scorer(HISA_CUDA_SCORER_WGMMA);
     ck_fails(hisa_index_create(&config, gpu_comm, &index), HISA_ERR_UNSUPPORTED, "HISA_CUDA_SCORER=wgmma");
     ck_assert_ptr_null(index);
