@@ -1,14 +1,18 @@
 /* Inputs on which rounding shows: scores of each scorer of the CUDA backend are within a bound of the CPU backend's,
  * and selections differ from it only in what is that close to the threshold. The f32 scorer gives the same bits.
- *     |score_cuda - score_cpu| <= SCORE_BOUND * scale * sum_h |w_h| * sum_d |q_d k_d|
+ *     |score_cuda - score_cpu| <= bound * scale * sum_h |w_h| * sum_d |q_d k_d|
  * and the same for blocks, with pooled keys and scales. */
 #include "gpu/gpu_support.h"
 #include "io/trace.h"
 #include "oracle/oracle.h"
 #include "support/rng.h"
 
-/* The largest ratio seen is printed. */
-static const double SCORE_BOUND = 0x1p-10;
+/* By scorer; the largest ratio seen is printed, and these leave a factor of 2 to 5 above what an H100 gave.
+ * f32 sums as the CPU does. mma adds exact products to f32: 2^-22.4 seen, some ulps of the largest partial sum. wgmma
+ * keeps some 13 bits of a sum of fp8 products, cutting off the rest: 2^-13.0 seen. A scorer that lost a bit more, or a
+ * product, would show. */
+static const double score_bounds[HISA_CUDA_SCORERS] = {
+    [HISA_CUDA_SCORER_F32] = 0.0, [HISA_CUDA_SCORER_MMA] = 0x1p-20, [HISA_CUDA_SCORER_WGMMA] = 0x1p-12};
 
 enum { DIM = 128, BLOCK = 128, TOKENS = 8192, BLOCKS = TOKENS / BLOCK, ROWS = 12, SETS = 3, KEPT = 16, BEST = 1000 };
 
@@ -86,8 +90,9 @@ static trace_t make_set(int set, int32_t heads) {
 
 /* ---------------------------------------------------------------------------------------------- scores and weights */
 
-/* Of one row: what the CPU says, and what a score may be off by for each unit of SCORE_BOUND. */
+/* Of one row: what the CPU says, and what a score may be off by for each unit of the bound. */
 typedef struct scored {
+    double bound;
     float *score;
     double *size;
 } scored_t;
@@ -154,7 +159,7 @@ static int64_t check_choice(const scored_t *scored, const int32_t *a, int64_t a_
         if (in[s] == 1u || in[s] == 2u) {
             ++differ;
             const double off = fabs((double)scored->score[s] - least);
-            if (off > SCORE_BOUND * (scored->size[s] + widest)) {
+            if (off > scored->bound * (scored->size[s] + widest)) {
                 ck_abort_msg("%s: row %d: %d is chosen by one alone, %g from the threshold %g", what, (int)row, (int)s,
                              off, least);
             }
@@ -216,12 +221,12 @@ static int64_t check_blocks(const answers_t *cpu, const answers_t *cuda, const s
 }
 
 static void check_row(const trace_t *trace, const hisa_oracle_keys_t *keys, const answers_t *cpu, const answers_t *cuda,
-                      int64_t row, const char *what, double *ratio, int64_t *differ) {
+                      int64_t row, double bound, const char *what, double *ratio, int64_t *differ) {
     static double size[TOKENS];
     static double block_size[BLOCKS];
     static float block[BLOCKS];
-    const scored_t tokens = {.score = cpu->all.scores + row * TOKENS, .size = size};
-    const scored_t blocks = {.score = block, .size = block_size};
+    const scored_t tokens = {.bound = bound, .score = cpu->all.scores + row * TOKENS, .size = size};
+    const scored_t blocks = {.bound = bound, .score = block, .size = block_size};
     ck_assert_int_eq(cpu->all.counts[row], TOKENS); /* so that place is position */
     ck_assert_int_eq(cuda->all.counts[row], TOKENS);
     set_sizes(trace, row, trace->keys, trace->scales, TOKENS, size);
@@ -261,6 +266,7 @@ START_TEST(near_the_cpu) {
         if (!gpu_try_scorer(scorer, DIM, heads, BLOCK)) {
             continue;
         }
+        const double bound = score_bounds[scorer];
         char what[128];
         double ratio = 0.0;
         int64_t differ[3] = {0};
@@ -268,15 +274,14 @@ START_TEST(near_the_cpu) {
                  hisa_cuda_scorer_name(scorer));
         answers_t cuda = ask(&trace, HISA_BACKEND_CUDA);
         for (int64_t row = 0; row < ROWS; ++row) {
-            check_row(&trace, &keys, &cpu, &cuda, row, what, &ratio, differ);
+            check_row(&trace, &keys, &cpu, &cuda, row, bound, what, &ratio, differ);
         }
-        printf(
-            "%s: largest error %.3g of the bound %.3g (2^%.2f); %lld tokens of %d differ in flat, %lld blocks of %d, "
-            "%lld tokens in hisa\n",
-            what, ratio, SCORE_BOUND, ratio > 0.0 ? log2(ratio) : -INFINITY, (long long)differ[0], ROWS * BEST,
-            (long long)differ[1], ROWS * KEPT, (long long)differ[2]);
+        printf("%s: largest error %.3g (2^%.2f), bound %.3g; %lld tokens of %d differ in flat, %lld blocks of %d, "
+               "%lld tokens in hisa\n",
+               what, ratio, ratio > 0.0 ? log2(ratio) : -INFINITY, bound, (long long)differ[0], ROWS * BEST,
+               (long long)differ[1], ROWS * KEPT, (long long)differ[2]);
         fflush(stdout);
-        ck_assert_msg(ratio <= SCORE_BOUND, "%s: error %g", what, ratio);
+        ck_assert_msg(ratio <= bound, "%s: error %g, bound %g", what, ratio, bound);
         if (scorer == HISA_CUDA_SCORER_F32) {
             results_same(&cpu.all, 0, &cuda.all, what);
             results_same(&cpu.best, 0, &cuda.best, what);
