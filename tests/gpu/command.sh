@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The command with --backend cuda against the same with --backend cpu: the same bytes. command.sh HISA
+# The command with --backend cuda: with the f32 scorer the bytes of --backend cpu, with the others the same bytes however
+# it is called. command.sh HISA
 set -euo pipefail
 hisa=$1
 if ! "$hisa" info | grep -q '^CUDA device.*sm_'; then
@@ -10,26 +11,45 @@ fi
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 files=(--keys "$dir/keys" --queries "$dir/queries")
+shape=(--top-k 700 --top-blocks 16 --block-size 64)
 "$hisa" synth --family drift --tokens 20000 --rows 70 --heads 16 --head-dim 64 "${files[@]}"
 for mode in hisa flat block; do
     scores=(--scores)
     [ $mode = block ] && scores=()
     for backend in cpu cuda; do
-        "$hisa" select "${files[@]}" --mode $mode --backend $backend --top-k 700 --top-blocks 16 --block-size 64 \
-            "${scores[@]}" --out "$dir/$backend"
+        HISA_CUDA_SCORER=f32 "$hisa" select "${files[@]}" --mode $mode --backend $backend "${shape[@]}" "${scores[@]}" \
+            --out "$dir/$backend"
     done
     cmp "$dir/cpu" "$dir/cuda"
-    "$hisa" verify "${files[@]}" --mode $mode --backend cuda --top-k 700 --top-blocks 16 --block-size 64
+    HISA_CUDA_SCORER=f32 "$hisa" verify "${files[@]}" --mode $mode --backend cuda "${shape[@]}"
+    for scorer in mma ''; do # '': the best for the device
+        for way in "--tile-rows 3 --append-chunk 777" "--exchange owner" ""; do
+            # shellcheck disable=SC2086 # words of their own
+            HISA_CUDA_SCORER=$scorer "$hisa" select "${files[@]}" --mode $mode --backend cuda "${shape[@]}" "${scores[@]}" \
+                $way --out "$dir/way"
+            if [ -n "$way" ]; then
+                mv "$dir/way" "$dir/way${way:2:4}"
+            fi
+        done
+        cmp "$dir/way" "$dir/waytile"
+        cmp "$dir/way" "$dir/wayexch"
+    done
 done
-for backend in cpu cuda; do
-    "$hisa" audit "${files[@]}" --backend $backend --top-k 700 --top-blocks 16 --block-size 64 --json "$dir/$backend.json"
-done
-python3 - "$dir" <<'PYTHON' || exit 1
+# More rows than the audit takes at once, with weights of 20 bytes a row.
+files=(--keys "$dir/odd.keys" --queries "$dir/odd.queries")
+"$hisa" synth --family drift --tokens 20000 --rows 131 --heads 5 --head-dim 64 "${files[@]}"
+"$hisa" audit "${files[@]}" --backend cpu "${shape[@]}" --json "$dir/cpu.json"
+HISA_CUDA_SCORER=f32 "$hisa" audit "${files[@]}" --backend cuda "${shape[@]}" --json "$dir/f32.json"
+HISA_CUDA_SCORER='' "$hisa" audit "${files[@]}" --backend cuda "${shape[@]}" --json "$dir/best.json"
+python3 - "$dir" <<'PYTHON'
 import json, sys
-cpu, cuda = (json.load(open(f"{sys.argv[1]}/{b}.json")) for b in ("cpu", "cuda"))
-for report in (cpu, cuda):
+cpu, f32, best = (json.load(open(f"{sys.argv[1]}/{name}.json")) for name in ("cpu", "f32", "best"))
+for report in (cpu, f32, best):
     report.pop("backend", None)
-assert cpu == cuda, (cpu, cuda)
+assert cpu == f32, (cpu, f32)
+for mode in ("hisa", "block"):
+    for figure in ("recall", "mass", "iou"):
+        assert abs(cpu[mode][figure]["mean"] - best[mode][figure]["mean"]) < 0.001, (mode, figure, cpu, best)
 PYTHON
 "$hisa" bench --backend cuda --tokens 4096 --rows 8 --mode hisa,flat --append 1000 --overlap
 
