@@ -167,7 +167,8 @@ static const char *fill_set(trace_t *trace, int set) {
         return "ascending and negative";
     default: /* a step of one at every 1024 tokens: whole runs tie, and later ones beat what was kept */
         for (int64_t s = 0; s < N; ++s) {
-            trace->scales[s] = 1.0f + (float)(s / 1024) * 0x1p-20f;
+            const int64_t step = s / 1024;
+            trace->scales[s] = 1.0f + (float)step * 0x1p-20f;
         }
         return "ascending plateaus";
     }

@@ -115,7 +115,7 @@ static hisa_status_t fill_and_select(rank_run_t *run, hisa_index_t *index, stage
     queries.window_begin = drift.begins;
     queries.window_end = drift.ends;
     const hisa_queries_t staged = stage_queries(stage, &queries);
-    const size_t cells = (size_t)(ROWS * run->options->top_k);
+    const size_t cells = (size_t)ROWS * (size_t)run->options->top_k;
     selection.indices = stage_in_out(stage, run->results.indices, cells * sizeof(int32_t));
     selection.counts = stage_in_out(stage, run->results.counts, ROWS * sizeof(int32_t));
     selection.scores = stage_in_out(stage, run->results.scores, cells * sizeof(float));

@@ -18,7 +18,7 @@ typedef struct hisa_cuda {
     hisa_cuda_scorer_t scorer;
     int32_t num_sequences;
     int multiprocessors;
-    int capability; /* compute capability, 90 for 9.0 */
+    int capability;        /* compute capability, 90 for 9.0 */
     void (*encoder)(void); /* hisa_cuda_encoder_t, with the scorer that needs it */
 } hisa_cuda_t;
 

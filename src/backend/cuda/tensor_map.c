@@ -51,7 +51,7 @@ hisa_status_t hisa_cuda_map_heads(hisa_cuda_encoder_t encoder, const void *q, in
     /* How many queries there are is the caller's to know: sources are in range, and the map need not say where they
      * end. */
     const cuuint64_t sizes[5] = {128, 2, 4, 2, INT32_MAX};
-    const cuuint64_t strides[4] = {128, 4 * 128, 2 * 128, 16 * 128};
+    const cuuint64_t strides[4] = {128, 512, 256, 2048}; /* bytes: 1, 4, 2 and 16 heads */
     const cuuint32_t boxes[5] = {128, 2, 4, 2, (cuuint32_t)heads / 16};
     return encode(encoder, q, 5, sizes, strides, boxes, map);
 }
