@@ -7,6 +7,9 @@ enum { SKIPPED = 77, SPARE_TOKENS = 1000 }; /* blocks without tokens at the end 
 
 hisa_comm_t *gpu_comm;
 
+/* What HISA_CUDA_SCORER said when the suite began; HISA_CUDA_SCORERS: nothing, so all of them. */
+static hisa_cuda_scorer_t wanted = HISA_CUDA_SCORERS;
+
 void gpu_make_comm(void) {
     ck_ok(hisa_comm_create_self(&gpu_comm));
     gpu_use_scorer(HISA_CUDA_SCORERS);
@@ -31,9 +34,28 @@ int gpu_main(Suite *suite) {
         srunner_free(srunner_create(suite));
         return SKIPPED;
     }
+    const char *name = getenv(HISA_CUDA_SCORER_VARIABLE);
+    if (name != NULL && name[0] != '\0') {
+        hisa_index_config_t usual;
+        int major = 0;
+        int minor = 0;
+        hisa_index_config_init(&usual);
+        const hisa_status_t status = hisa_cuda_capability(0, &major, &minor) == cudaSuccess
+                                         ? hisa_cuda_choose_scorer(name, &usual, major, minor, &wanted)
+                                         : HISA_ERR_DEVICE;
+        if (status != HISA_OK) {
+            printf("%s\n", hisa_last_error());
+            srunner_free(srunner_create(suite));
+            return status == HISA_ERR_UNSUPPORTED ? SKIPPED : EXIT_FAILURE;
+        }
+        printf("scorer %s alone\n", name);
+        fflush(stdout);
+    }
     setenv("CK_FORK", "no", 1);
     return suite_main(suite);
 }
+
+bool gpu_wants_scorer(hisa_cuda_scorer_t scorer) { return wanted == HISA_CUDA_SCORERS || wanted == scorer; }
 
 void gpu_use_scorer(hisa_cuda_scorer_t scorer) {
     if (scorer == HISA_CUDA_SCORERS) {
@@ -44,6 +66,9 @@ void gpu_use_scorer(hisa_cuda_scorer_t scorer) {
 }
 
 bool gpu_try_scorer(hisa_cuda_scorer_t scorer, int32_t head_dim, int32_t num_heads, int32_t block_size) {
+    if (!gpu_wants_scorer(scorer)) {
+        return false;
+    }
     hisa_index_config_t config;
     int device = 0;
     int major = 0;

@@ -1,6 +1,7 @@
 /* What the GPU suites share: one process and no fork (CUDA does not survive it), a communicator, traces played on an
  * index of either backend, and the choice of a scorer. A suite exits with 77, which CTest takes for skipped, where
- * there is no device. */
+ * there is no device.
+ *     HISA_CUDA_SCORER=s    tests that go through the scorers try this one alone */
 #ifndef HISA_TESTS_GPU_SUPPORT_H
 #define HISA_TESTS_GPU_SUPPORT_H
 
@@ -21,7 +22,7 @@
 /* Says what device there is; false if there is none. */
 bool gpu_present(void);
 
-/* A suite's main: runs it in this process, or gives 77. */
+/* A suite's main: runs it in this process, or gives 77 (no device, or one that does not have the scorer asked for). */
 int gpu_main(Suite *suite);
 
 /* The self communicator of the test under way: a checked fixture. */
@@ -29,10 +30,13 @@ extern hisa_comm_t *gpu_comm;
 void gpu_make_comm(void);
 void gpu_drop_comm(void);
 
+/* Whether tests of this scorer were asked for. */
+bool gpu_wants_scorer(hisa_cuda_scorer_t scorer);
+
 /* Makes indexes created from now on use this scorer; HISA_CUDA_SCORERS: the library's choice again. */
 void gpu_use_scorer(hisa_cuda_scorer_t scorer);
 
-/* The same if the device has it for the shape; otherwise false, and a line says so. */
+/* The same if it was asked for and the device has it for the shape; otherwise false, and a line says the latter. */
 bool gpu_try_scorer(hisa_cuda_scorer_t scorer, int32_t head_dim, int32_t num_heads, int32_t block_size);
 
 /* ---------------------------------------------------------------------------------------------- traces */

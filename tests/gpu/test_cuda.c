@@ -1,5 +1,6 @@
 /* The CUDA backend against the reference on random small cases, to the bit: the f32 scorer on any input, the others on
  * exactly representable ones. Also with several ranks, as threads on one device.
+ *     HISA_CUDA_SCORER=s                    only this scorer's
  *     HISA_TEST_SEED=s HISA_TEST_CASES=n    runs the n cases of seeds s, s + 1, ... instead of the usual ones
  *     CK_RUN_CASE=small                     leaves out what takes long under compute-sanitizer */
 #include <pthread.h>
@@ -61,6 +62,9 @@ static void check_case(const test_case_t *made, rng_t *rng, int ranks) {
 /* Any input, any shape: the f32 scorer. */
 static void any_input(int64_t cases, bool several) {
     const uint64_t seed = test_seed(1);
+    if (!gpu_wants_scorer(HISA_CUDA_SCORER_F32)) {
+        return;
+    }
     gpu_use_scorer(HISA_CUDA_SCORER_F32);
     printf("seeds %llu to %llu\n", (unsigned long long)seed, (unsigned long long)seed + (unsigned long long)cases - 1);
     fflush(stdout);
@@ -111,6 +115,9 @@ END_TEST
 
 /* What has gone wrong in some selector before, with any input: the f32 scorer. */
 START_TEST(named) {
+    if (!gpu_wants_scorer(HISA_CUDA_SCORER_F32)) {
+        return;
+    }
     test_case_t made;
     named_cases[_i].build(&made);
     made.config.backend = HISA_BACKEND_CUDA;
