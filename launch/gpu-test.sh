@@ -2,7 +2,7 @@
 # Builds with CUDA and runs the GPU suites, on a machine that has a GPU, nvcc (12.4 or newer), CMake and a C compiler.
 # Installs nothing. launch/test.sh --gpu installs what is missing first, and then comes here.
 #
-#     launch/gpu-test.sh [--build FOLDER] [--build-only] [--bench] [--sanitize] [PREFIX]
+#     launch/gpu-test.sh [--build FOLDER] [--build-only] [--bench] [--sanitize | --only-sanitize] [PREFIX]
 #
 # PREFIX      a folder with Check, cJSON and, where the machine has none, pkgconf, for machines that cannot install them:
 #             their Debian packages unpacked into it (apt-get download check libcjson1 libcjson-dev libsubunit0
@@ -10,7 +10,10 @@
 # --build     where to build (default build/gpu)
 # --build-only  builds, and runs nothing
 # --bench     prints timings of the command's benchmark as well
-# --sanitize  runs the suites under compute-sanitizer as well, on fewer cases
+# --sanitize  runs the suites' small cases under compute-sanitizer as well, and says at the end what each tool found:
+#             clean, findings (a failure), or no result (the tool's own error or SANITIZE_SECONDS (200) over: none).
+#             SANITIZE_TOOLS chooses among "memcheck initcheck synccheck racecheck", SANITIZE_CASES how many random cases
+# --only-sanitize  the same without the plain run of the suites
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -18,6 +21,7 @@ tree=$root/build/gpu
 bench=no
 only=no
 sanitize=no
+plain=yes
 prefix=
 while [ $# -gt 0 ]; do
     case $1 in
@@ -28,6 +32,10 @@ while [ $# -gt 0 ]; do
     --bench) bench=yes ;;
     --build-only) only=yes ;;
     --sanitize) sanitize=yes ;;
+    --only-sanitize)
+        sanitize=yes
+        plain=no
+        ;;
     -h | --help)
         sed -n '2,/^set -/{/^set -\|shellcheck/d;s/^# \{0,1\}//;p}' "$0"
         exit 0
@@ -68,19 +76,81 @@ if ! { cmake -S "$root" -B "$tree" "${generator[@]}" -DHISA_CUDA=ON -DHISA_WERRO
 fi
 [ $only = no ] || exit 0
 "$tree"/src/cli/hisa info
-ctest --test-dir "$tree" -L gpu --output-on-failure --no-tests=error
 failed=0
+# A suite fails, and the rest still runs.
+if [ $plain = yes ]; then
+    ctest --test-dir "$tree" -L gpu --output-on-failure --no-tests=error || failed=1
+fi
+
+# sanitized TOOL SUITE SCORER CASES: the suite's small cases under the tool; adds a line to `outcomes`. Three ends are told
+# apart: findings and failing tests, which fail this script; and a tool that gave no result (its own error, or no end in
+# time), which neither passes nor fails.
+outcomes=()
+sanitized() {
+    local tool=$1 suite=$2 scorer=$3 cases=$4 what status=0 start=$SECONDS
+    local log=$tree/sanitize-$tool-$suite${scorer:+-$scorer}.log
+    what="$(printf '%-9s %-17s %-6s' "$tool" "$suite" "${scorer:-all}")"
+    echo "compute-sanitizer --tool $what ($log)"
+    # One test asks for more memory than there is, others pass bad pointers: calls that fail are no findings.
+    HISA_CUDA_SCORER=$scorer HISA_TEST_CASES=$cases CK_RUN_CASE=small timeout -k 10 "$seconds" \
+        compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 "$tree/tests/gpu/$suite" \
+        >"$log" 2>&1 || status=$?
+    local outcome
+    if grep -E '^=+ +(Invalid|Uninitialized|Misaligned|Barrier error|Divergent|Error: (Race|Potential)|Warning: Race|Race reported|Potential)' \
+        "$log" >"$log.findings"; then
+        outcome="FINDINGS: $(sed -n '1s/^=* *//p' "$log.findings")"
+        failed=1
+    elif grep -q 'Internal Sanitizer Error' "$log"; then
+        outcome="no result: $(grep -m 1 'Internal Sanitizer Error' "$log" | sed 's/^=* *//')"
+    elif [ $status -eq 124 ] || [ $status -eq 137 ]; then
+        outcome="no result: not done in $seconds s"
+    elif [ $status -eq 9 ]; then
+        outcome="FINDINGS: exit status 9"
+        failed=1
+    elif [ $status -eq 77 ]; then
+        outcome="skipped: $(tail -n 1 "$log")"
+    elif [ $status -ne 0 ]; then
+        outcome="FAILED: exit status $status"
+        failed=1
+    elif ! grep -qE '(ERROR|RACECHECK) SUMMARY: 0 ' "$log"; then
+        outcome="no result: no summary"
+    else
+        outcome=clean
+    fi
+    rm -f "$log.findings"
+    case $outcome in
+    FINDINGS* | FAILED*) tail -n 60 "$log" ;;
+    "no result"*) tail -n 5 "$log" ;;
+    esac
+    outcomes+=("$what $(printf '%4d s' $((SECONDS - start)))  $outcome")
+}
+
 if [ $sanitize = yes ]; then
-    for tool in memcheck initcheck synccheck racecheck; do
-        echo "compute-sanitizer --tool $tool"
-        # One test asks for more memory than there is; that is no finding. A tool that takes too long is none either, but
-        # is not a pass.
-        if ! HISA_TEST_CASES=${SANITIZE_CASES:-16} CK_RUN_CASE=small timeout 200 compute-sanitizer --tool $tool \
-            --report-api-errors no --error-exitcode 9 "$tree"/tests/gpu/test_cuda; then
-            echo "gpu-test: $tool failed, or took more than 200 s" >&2
-            failed=1
-        fi
+    if ! command -v compute-sanitizer >/dev/null; then
+        echo "gpu-test: --sanitize needs compute-sanitizer, which comes with CUDA" >&2
+        exit 1
+    fi
+    seconds=${SANITIZE_SECONDS:-200}
+    # Suites with cases that are called small.
+    mapfile -t suites < <(grep -l 'tcase_create("small")' tests/gpu/test_*.c | xargs -n 1 basename -s .c)
+    for tool in ${SANITIZE_TOOLS:-memcheck initcheck synccheck racecheck}; do
+        for suite in "${suites[@]}"; do
+            # racecheck has ended in an error of its own ("failure to track a kernel launch"): a scorer at a time and few
+            # cases, so that one does not hide the others. Only suites that go through the scorers can be asked for one.
+            if [ "$tool" = racecheck ] && grep -q gpu_try_scorer "tests/gpu/$suite.c"; then
+                for scorer in f32 mma wgmma; do
+                    sanitized "$tool" "$suite" $scorer "${SANITIZE_CASES:-4}"
+                done
+            else
+                sanitized "$tool" "$suite" "" "${SANITIZE_CASES:-16}"
+            fi
+        done
     done
+    echo
+    printf '%s\n' "${outcomes[@]}"
+    echo
+    without=$(printf '%s\n' "${outcomes[@]}" | grep -c 'no result: ' || true)
+    echo "compute-sanitizer: ${#outcomes[@]} runs, $without without a result$([ "$without" -eq 0 ] || echo " (that is no pass)")"
 fi
 if [ $bench = yes ]; then
     "$tree"/src/cli/hisa bench --backend cuda --tokens 131072 --rows 512 --mode hisa,flat,block --warmup 2 --repeats 5
