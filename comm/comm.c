@@ -164,3 +164,25 @@ hisa_status_t hisa_comm_control_allgather(hisa_comm_t *comm, void *buffer, int64
     }
     return leave(comm, comm->ops->control_allgather(comm, buffer, bytes));
 }
+
+hisa_status_t hisa_comm_begin(hisa_comm_t *comm) {
+    const hisa_status_t status = enter(comm);
+    return status != HISA_OK || comm->ops->begin == NULL ? status : leave(comm, comm->ops->begin(comm));
+}
+
+hisa_status_t hisa_comm_end(hisa_comm_t *comm) {
+    const hisa_status_t status = enter(comm);
+    return status != HISA_OK || comm->ops->end == NULL ? status : leave(comm, comm->ops->end(comm));
+}
+
+hisa_status_t hisa_comm_check(hisa_comm_t *comm) {
+    const hisa_status_t status = enter(comm);
+    return status != HISA_OK || comm->ops->check == NULL ? status : comm->ops->check(comm);
+}
+
+hisa_status_t hisa_comm_fault(hisa_comm_t *comm, hisa_status_t status, double seconds) {
+    if (comm->poisoned || comm->size == 1) {
+        return status;
+    }
+    return leave(comm, comm->ops->fault == NULL ? status : comm->ops->fault(comm, status, seconds));
+}

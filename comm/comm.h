@@ -30,6 +30,18 @@ typedef struct hisa_comm_ops {
                                const int64_t *recv_offsets, void *stream);
     /* Host memory whatever the data calls take; returns when done. In place, as allgather. */
     hisa_status_t (*control_allgather)(hisa_comm_t *comm, void *buffer, int64_t bytes);
+    /* Data calls between begin and end are one exchange: enqueued together, none done before the last. May be NULL:
+     * then each call stands for itself. */
+    hisa_status_t (*begin)(hisa_comm_t *comm);
+    hisa_status_t (*end)(hisa_comm_t *comm);
+    /* Looks, without waiting, whether what was enqueued has failed since. NULL: a data call has completed, or failed,
+     * when it returns. */
+    hisa_status_t (*check)(hisa_comm_t *comm);
+    /* Ends what is enqueued, so that the streams it is on run out, after the ranks that can still be reached have
+     * agreed on one outcome: `status` is this rank's (hisa_last_error() its cause), the agreed one is returned (and is
+     * the last error). Takes at most the deadline and a second from the moment `seconds` ago when this rank began to
+     * wait. May be NULL: nothing can be under way. */
+    hisa_status_t (*fault)(hisa_comm_t *comm, hisa_status_t status, double seconds);
     /* Releases `impl` only. */
     void (*destroy)(hisa_comm_t *comm);
 } hisa_comm_ops_t;
@@ -62,6 +74,16 @@ hisa_status_t hisa_comm_alltoallv(hisa_comm_t *comm, const void *send, const int
                                   const int64_t *send_offsets, void *recv, const int64_t *recv_bytes,
                                   const int64_t *recv_offsets, void *stream);
 hisa_status_t hisa_comm_control_allgather(hisa_comm_t *comm, void *buffer, int64_t bytes);
+hisa_status_t hisa_comm_begin(hisa_comm_t *comm);
+hisa_status_t hisa_comm_end(hisa_comm_t *comm);
+
+/* Whoever waits for enqueued data calls polls this. Does not poison: hisa_comm_fault does. Local. */
+hisa_status_t hisa_comm_check(hisa_comm_t *comm);
+
+/* For a failure outside the data calls (of the waiting for them, or of the computing between them) while peers count on
+ * this rank: one outcome for all that can be reached, nothing left under way, the communicator poisoned. Returns the
+ * outcome, never HISA_OK. A communicator that is poisoned already, or of one rank, gives `status` back. */
+hisa_status_t hisa_comm_fault(hisa_comm_t *comm, hisa_status_t status, double seconds);
 
 /* A value that must be equal on all ranks, with the name it goes by in an error message (static storage). */
 typedef struct hisa_agree_value {
