@@ -25,8 +25,9 @@ bool gpu_present(void);
 /* A suite's main: runs it in this process, or gives 77 (no device, or one that does not have the scorer asked for). */
 int gpu_main(Suite *suite);
 
-/* The self communicator of the test under way: a checked fixture. */
+/* The communicator of the test under way: a checked fixture. Self, unless a suite says how another is made. */
 extern hisa_comm_t *gpu_comm;
+extern hisa_status_t (*gpu_comm_create)(hisa_comm_t **comm);
 void gpu_make_comm(void);
 void gpu_drop_comm(void);
 

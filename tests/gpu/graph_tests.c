@@ -1,0 +1,256 @@
+/* Decode in a CUDA graph: captured once, in the strictest mode, and replayed with new queries and windows in place and
+ * after appends, it must give what a call made then would give. What cannot be captured is refused, and the capture
+ * goes on. */
+#include "gpu/graph_tests.h"
+
+#include "gpu/gpu_support.h"
+#include "support/stage.h"
+
+enum { TOKENS = 20000, MOST_ROWS = 64, HEADS = 64, BLOCK = 128, MODES = 3, REPLAYS = 6 };
+
+static trace_t drift;
+
+static void make_drift(void) { drift = gpu_drift(TOKENS, MOST_ROWS * REPLAYS, HEADS, 17); }
+static void drop_drift(void) { trace_free(&drift); }
+
+/* A decode step's own memory: inputs that are written in place, results and workspace. */
+typedef struct step {
+    hisa_index_t *index;
+    hisa_select_options_t options;
+    hisa_queries_t queries;
+    hisa_selection_t selection;
+    void *workspace;
+    size_t bytes;
+    cudaStream_t stream;
+    stage_t stage;
+    results_t results;
+} step_t;
+
+static void step_open(step_t *step, hisa_mode_t mode, int64_t rows, int64_t tokens) {
+    static uint8_t zeros[MOST_ROWS * HEADS * 128];
+    const hisa_index_config_t config = gpu_config(&drift, HISA_BACKEND_CUDA, BLOCK);
+    *step = (step_t){.options = gpu_options(mode)};
+    if (hisa_comm_size(gpu_comm) > 1) {
+        step->options.exchange = HISA_EXCHANGE_ONESHOT; /* the one that can be captured */
+    }
+    step->options.flags = rows % 2 == 0 ? HISA_SELECT_UNCHECKED : 0u;
+    ck_ok(hisa_index_create(&config, gpu_comm, &step->index));
+    gpu_append(step->index, &drift, 0, tokens);
+    step->stage.index = step->index;
+    step->results = results_make(rows, &step->options);
+    const size_t cells = (size_t)(rows * step->options.top_k) * sizeof(int32_t);
+    hisa_queries_init(&step->queries);
+    step->queries.num_rows = rows;
+    step->queries.q = stage_in(&step->stage, zeros, (size_t)rows * HEADS * 128);
+    step->queries.weights = stage_in(&step->stage, zeros, (size_t)rows * HEADS * sizeof(float));
+    step->queries.window_begin = stage_in(&step->stage, zeros, (size_t)rows * sizeof(int32_t));
+    /* Half of the time windows end where the sequence does, which a replay must see grow. */
+    step->queries.window_end = rows % 3 == 0 ? NULL : stage_in(&step->stage, zeros, (size_t)rows * sizeof(int32_t));
+    hisa_selection_init(&step->selection);
+    step->selection.indices = stage_in_out(&step->stage, step->results.indices, cells);
+    step->selection.counts =
+        stage_in_out(&step->stage, step->results.counts, (size_t)rows * sizeof *step->results.counts);
+    step->selection.scores = stage_in_out(&step->stage, step->results.scores, cells);
+    ck_ok(hisa_select_workspace_size(step->index, &step->options, rows, &step->bytes));
+    ck_cuda(cudaMalloc(&step->workspace, step->bytes));
+    ck_cuda(cudaStreamCreateWithFlags(&step->stream, cudaStreamNonBlocking));
+}
+
+static void step_close(step_t *step) {
+    ck_cuda(cudaStreamDestroy(step->stream));
+    ck_cuda(cudaFree(step->workspace));
+    stage_end(&step->stage);
+    results_free(&step->results);
+    hisa_index_destroy(step->index);
+}
+
+static hisa_status_t step_call(step_t *step) {
+    return hisa_select(step->index, &step->queries, &step->options, &step->selection, step->workspace, step->bytes,
+                       step->stream);
+}
+
+/* Rows [first, ..) of the trace into the step's inputs, with windows that fit `length`. */
+static void step_load(step_t *step, int64_t first, int64_t length) {
+    const int64_t rows = step->queries.num_rows;
+    static int32_t begins[MOST_ROWS];
+    static int32_t ends[MOST_ROWS];
+    for (int64_t r = 0; r < rows; ++r) {
+        begins[r] = (int32_t)((first + r) * 41 % 3 == 0 ? (first + r) * 29 % length : 0);
+        ends[r] = (int32_t)(length - (r + first) % 7 * 100);
+        ends[r] = ends[r] < begins[r] ? begins[r] : ends[r];
+    }
+    const size_t heads = (size_t)rows * HEADS;
+    /* The default stream: the step's own does not wait for it, so it is waited for here. */
+    ck_cuda(cudaMemcpy((void *)(uintptr_t)step->queries.q, drift.q + first * HEADS * 128, heads * 128,
+                       cudaMemcpyHostToDevice));
+    ck_cuda(cudaMemcpy((void *)(uintptr_t)step->queries.weights, drift.weights + first * HEADS, heads * sizeof(float),
+                       cudaMemcpyHostToDevice));
+    ck_cuda(cudaMemcpy((void *)(uintptr_t)step->queries.window_begin, begins, (size_t)rows * sizeof *begins,
+                       cudaMemcpyHostToDevice));
+    if (step->queries.window_end != NULL) {
+        ck_cuda(cudaMemcpy((void *)(uintptr_t)step->queries.window_end, ends, (size_t)rows * sizeof *ends,
+                           cudaMemcpyHostToDevice));
+    }
+    /* Nothing that an earlier call left may pass for this one's. */
+    ck_cuda(cudaMemset(step->workspace, 0xff, step->bytes));
+    ck_cuda(cudaMemset(step->selection.indices, 0x77, (size_t)(rows * step->options.top_k) * sizeof(int32_t)));
+    ck_cuda(cudaMemset(step->selection.counts, 0x77, (size_t)rows * sizeof(int32_t)));
+    ck_cuda(cudaDeviceSynchronize());
+}
+
+static cudaGraphExec_t step_capture(step_t *step) {
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec = NULL;
+    size_t nodes = 0;
+    ck_cuda(cudaStreamBeginCapture(step->stream, cudaStreamCaptureModeGlobal));
+    const hisa_status_t status = step_call(step);
+    const cudaError_t ended = cudaStreamEndCapture(step->stream, &graph);
+    ck_assert_msg(status == HISA_OK, "in a capture: %s", hisa_last_error());
+    ck_cuda(ended);
+    ck_cuda(cudaGraphGetNodes(graph, NULL, &nodes));
+    ck_assert_uint_gt(nodes, 0);
+    ck_cuda(cudaGraphInstantiate(&exec, graph, 0));
+    ck_cuda(cudaGraphDestroy(graph));
+    return exec;
+}
+
+static void take_results(step_t *step, results_t *into) {
+    ck_cuda(cudaStreamSynchronize(step->stream));
+    stage_back(&step->stage);
+    const size_t cells = (size_t)(into->rows * into->k);
+    memcpy(into->indices, step->results.indices, cells * sizeof *into->indices);
+    memcpy(into->counts, step->results.counts, (size_t)into->rows * sizeof *into->counts);
+    if (into->scores != NULL) {
+        memcpy(into->scores, step->results.scores, cells * sizeof *into->scores);
+    }
+}
+
+static void replay(hisa_mode_t mode, int64_t rows, const char *scorer) {
+    step_t step;
+    char what[128];
+    int64_t length = TOKENS - 900 * REPLAYS;
+    int64_t chosen = 0;
+    step_open(&step, mode, rows, length);
+    step_load(&step, 0, length);
+    cudaGraphExec_t exec = step_capture(&step);
+    results_t captured = results_make(rows, &step.options);
+    results_t eager = results_make(rows, &step.options);
+    for (int i = 0; i < REPLAYS; ++i) {
+        snprintf(what, sizeof what, "mode %s, scorer %s, %d rows, replay %d", gpu_mode_name(mode), scorer, (int)rows,
+                 i);
+        if (i > 1) { /* replays 0 and 1 see the length that was captured */
+            const int64_t more = i % 2 == 0 ? 1 : 1799;
+            gpu_append(step.index, &drift, length, length + more);
+            length += more;
+        }
+        step_load(&step, i * rows, length);
+        ck_cuda(cudaGraphLaunch(exec, step.stream));
+        take_results(&step, &captured);
+        step_load(&step, i * rows, length);
+        ck_ok(step_call(&step));
+        take_results(&step, &eager);
+        results_same(&eager, 0, &captured, what);
+        for (int64_t r = 0; r < rows; ++r) {
+            chosen += eager.counts[r];
+        }
+    }
+    ck_assert_int_gt(chosen, 0);
+    /* A shorter sequence too. */
+    ck_ok(hisa_index_truncate(step.index, 0, 5003, NULL));
+    step_load(&step, 0, 5003);
+    ck_cuda(cudaGraphLaunch(exec, step.stream));
+    take_results(&step, &captured);
+    step_load(&step, 0, 5003);
+    ck_ok(step_call(&step));
+    take_results(&step, &eager);
+    results_same(&eager, 0, &captured, "after a truncate");
+    results_free(&captured);
+    results_free(&eager);
+    ck_cuda(cudaGraphExecDestroy(exec));
+    step_close(&step);
+}
+
+START_TEST(replays) {
+    static const int64_t rows[] = {1, 2, 3, 8, 17, 32, 64};
+    const hisa_cuda_scorer_t scorer = (hisa_cuda_scorer_t)(_i / MODES);
+    if (!gpu_try_scorer(scorer, 128, HEADS, BLOCK)) {
+        return;
+    }
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; ++i) {
+        replay((hisa_mode_t)(_i % MODES), rows[i], hisa_cuda_scorer_name(scorer));
+    }
+}
+END_TEST
+
+/* ---------------------------------------------------------------------------------------------- what cannot be */
+
+/* The call under test is refused inside a capture that began with a good call and ends with one: the graph holds both.
+ */
+START_TEST(refusals) {
+    step_t step;
+    cudaGraph_t graph = NULL;
+    size_t once = 0;
+    size_t twice = 0;
+    step_open(&step, HISA_MODE_HISA, 4, 10000);
+    step_load(&step, 0, 10000);
+    ck_cuda(cudaStreamBeginCapture(step.stream, cudaStreamCaptureModeGlobal));
+    ck_ok(step_call(&step));
+    ck_cuda(cudaStreamEndCapture(step.stream, &graph));
+    ck_cuda(cudaGraphGetNodes(graph, NULL, &once));
+    ck_cuda(cudaGraphDestroy(graph));
+
+    /* Room for every call that is refused, so that it is not refused for that. */
+    const hisa_select_options_t good = step.options;
+    hisa_select_options_t flat = good;
+    size_t bytes = 0;
+    flat.mode = HISA_MODE_FLAT;
+    ck_ok(hisa_select_workspace_size(step.index, &flat, 4, &bytes));
+    step.bytes = step.bytes < bytes ? bytes : step.bytes;
+    ck_cuda(cudaFree(step.workspace));
+    ck_cuda(cudaMalloc(&step.workspace, step.bytes));
+    ck_cuda(cudaStreamBeginCapture(step.stream, cudaStreamCaptureModeGlobal));
+    ck_ok(step_call(&step));
+    for (int mode = HISA_MODE_HISA; mode <= HISA_MODE_FLAT; ++mode) {
+        step.options = good;
+        step.options.mode = (hisa_mode_t)mode;
+        step.options.exchange = HISA_EXCHANGE_OWNER;
+        ck_fails(step_call(&step), HISA_ERR_UNSUPPORTED, "is being captured");
+        step.options.exchange = good.exchange;
+        step.options.flags |= HISA_SELECT_TIMED;
+        ck_fails(step_call(&step), HISA_ERR_UNSUPPORTED, "is being captured");
+    }
+    step.options = good;
+    ck_fails(
+        hisa_index_append(step.index, 0, 16, step.queries.q, step.queries.weights, HISA_KEYS_REPLICATED, step.stream),
+        HISA_ERR_UNSUPPORTED, "cannot be part of a graph");
+    ck_fails(hisa_index_truncate(step.index, 0, 777, step.stream), HISA_ERR_UNSUPPORTED, "cannot be part of a graph");
+    ck_fails(hisa_index_overwrite(step.index, 0, 0, 1, step.queries.q, step.queries.weights, HISA_KEYS_REPLICATED,
+                                  step.stream),
+             HISA_ERR_UNSUPPORTED, "cannot be part of a graph");
+    ck_fails(hisa_select(step.index, &step.queries, &step.options, &step.selection, step.workspace, 16, step.stream),
+             HISA_ERR_WORKSPACE, "");
+    ck_ok(step_call(&step));
+    ck_cuda(cudaStreamEndCapture(step.stream, &graph));
+    ck_cuda(cudaGraphGetNodes(graph, NULL, &twice));
+    ck_assert_uint_eq(twice, 2 * once);
+    ck_cuda(cudaGraphDestroy(graph));
+
+    /* The index is what it was, and the stream works. */
+    int64_t length = 0;
+    ck_ok(hisa_index_length(step.index, 0, &length));
+    ck_assert_int_eq(length, 10000);
+    step.options.exchange = HISA_EXCHANGE_OWNER;
+    ck_ok(step_call(&step));
+    ck_cuda(cudaStreamSynchronize(step.stream));
+    step_close(&step);
+}
+END_TEST
+
+TCase *graph_tests(void) {
+    TCase *tests = tcase_create("graph");
+    tcase_add_unchecked_fixture(tests, make_drift, drop_drift);
+    tcase_add_checked_fixture(tests, gpu_make_comm, gpu_drop_comm);
+    tcase_add_loop_test(tests, replays, 0, HISA_CUDA_SCORERS * MODES);
+    tcase_add_test(tests, refusals);
+    return tests;
+}
