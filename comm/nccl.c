@@ -111,7 +111,7 @@ static void nccl_drop(hisa_comm_t *comm) {
         --state->depth;
     }
     if (state->own && state->nccl != NULL && !state->lost) {
-        const ncclComm_t nccl = state->nccl;
+        ncclComm_t nccl = state->nccl;
         state->nccl = NULL;
         ncclCommAbort(nccl);
     }
@@ -276,7 +276,7 @@ static void close_well(hisa_comm_t *comm) {
         nccl_drop(comm);
         return;
     }
-    const ncclComm_t nccl = state->nccl;
+    ncclComm_t nccl = state->nccl;
     state->nccl = NULL;
     ncclCommDestroy(nccl);
 }
@@ -607,7 +607,7 @@ hisa_status_t hisa_comm_create_nccl(const hisa_nccl_config_t *config, hisa_comm_
     }
     made->deadline = control->deadline;
     status = status == HISA_OK ? open_all(config, made) : status;
-    if (status != HISA_OK) {
+    if (status != HISA_OK || comm == NULL) {
         char why[HISA_ERROR_BYTES];
         snprintf(why, sizeof why, "%s", hisa_last_error());
         made->poisoned = true;
