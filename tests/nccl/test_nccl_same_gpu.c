@@ -8,6 +8,7 @@ START_MPI_TEST(test_same_gpu) {
     unsetenv("NCCL_HOSTID");
     unsetenv("NCCL_MULTI_RANK_GPU_ENABLE");
     setenv("NCCL_SOCKET_IFNAME", "lo", 1);
+    setenv("NCCL_NVLS_ENABLE", "0", 1);
     hisa_comm_t *control = mpi_suite_comm();
     hisa_nccl_config_t config;
     hisa_comm_t *none = NULL;
