@@ -157,7 +157,7 @@ static hisa_status_t lose(fault_t *fault, const char *how, const char *where, do
     }
     if (fault->victim && strcmp(where, "during") != 0) {
         if (strcmp(where, "inside") == 0) {
-            usleep(1000000); /* the others have enqueued by then */
+            sleep(1); /* the others have enqueued by then */
         }
         end(0);
         usleep(1000);
