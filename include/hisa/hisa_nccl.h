@@ -37,8 +37,11 @@ HISA_API void hisa_nccl_config_init(hisa_nccl_config_t *config);
  * process's environment before its first NCCL call (before 2.30, for tests only).
  *
  * Once a peer is lost, hisa ends what is enqueued by ncclCommAbort, after the ranks that can be reached have agreed on
- * one status. It cannot do so on a borrowed communicator without `split`: there the engine must, or its streams wait
- * for ever; and where that communicator is a blocking one, hisa's calls may block in NCCL beyond any deadline. */
+ * one status. With `split` the engine's communicator must not have been made with splitShare, by which NCCL aborts
+ * parent and child together. Data calls are not to be made inside a group (ncclGroupStart) of the engine's own: NCCL
+ * mixes no blocking and non-blocking communicators in one. hisa does not abort a borrowed communicator without `split`:
+ * there the engine must, or its streams wait for ever; and where that communicator is a blocking one, hisa's calls may
+ * block in NCCL beyond any deadline. */
 HISA_API hisa_status_t hisa_comm_create_nccl(const hisa_nccl_config_t *config, hisa_comm_t **comm);
 
 #ifdef __cplusplus
