@@ -12,9 +12,7 @@
 #include "comm/clock.h"
 
 #define OLDEST 21900 /* 2.19.0 as ncclGetVersion says it; ncclCommSplit has its final form there */
-#if NCCL_VERSION_CODE < OLDEST
-#error "hisa needs NCCL 2.19 or newer"
-#endif
+_Static_assert(NCCL_VERSION_CODE >= OLDEST, "hisa needs NCCL 2.19 or newer");
 
 typedef struct nccl_state {
     ncclComm_t nccl; /* NULL: not made yet, or aborted */
