@@ -20,20 +20,44 @@ static void set_message(hisa_agree_record_t *record, hisa_status_t status, const
     }
 }
 
-/* The lowest rank that failed decides for all. */
-static hisa_status_t decide(const hisa_comm_t *comm, const hisa_agree_record_t *records) {
-    for (int r = 0; r < comm->size; ++r) {
-        if (records[r].status == HISA_OK) {
-            continue;
-        }
-        const hisa_status_t status = (hisa_status_t)records[r].status;
-        const int length = (int)strnlen(records[r].message, sizeof records[r].message - 1);
-        if (comm->size == 1) {
-            return hisa_fail(status, "%.*s", length, records[r].message);
-        }
-        return hisa_fail(status, "rank %d: %.*s", r, length, records[r].message);
+/* What rank r failed with, as every rank's own outcome. */
+static hisa_status_t fail_as(const hisa_comm_t *comm, const hisa_agree_record_t *records, int r) {
+    const hisa_status_t status = (hisa_status_t)records[r].status;
+    const int length = (int)strnlen(records[r].message, sizeof records[r].message - 1);
+    if (comm->size == 1) {
+        return hisa_fail(status, "%.*s", length, records[r].message);
     }
-    return HISA_OK;
+    return hisa_fail(status, "rank %d: %.*s", r, length, records[r].message);
+}
+
+/* The lowest rank that failed decides for all; among ranks that give up, one that knows why. */
+static hisa_status_t decide(const hisa_comm_t *comm, const hisa_agree_record_t *records) {
+    int lowest = -1;
+    int knowing = -1;
+    bool fault = false;
+    for (int r = comm->size - 1; r >= 0; --r) {
+        fault = fault || records[r].count == HISA_AGREE_FAULT;
+        if (records[r].status != HISA_OK) {
+            lowest = r;
+            knowing = records[r].status != HISA_ERR_TIMEOUT ? r : knowing;
+        }
+    }
+    if (lowest < 0) {
+        return HISA_OK;
+    }
+    return fail_as(comm, records, fault && knowing >= 0 ? knowing : lowest);
+}
+
+/* decide, in an agreement of ranks that are well as far as they know. */
+static hisa_status_t conclude(hisa_comm_t *comm, const hisa_agree_record_t *records) {
+    const hisa_status_t decided = decide(comm, records);
+    for (int r = 0; r < comm->size; ++r) {
+        if (records[r].count == HISA_AGREE_FAULT) {
+            hisa_comm_drop(comm, decided);
+            break;
+        }
+    }
+    return decided;
 }
 
 /* Value by value, each rank against rank 0. */
@@ -69,7 +93,7 @@ hisa_status_t hisa_comm_agree(hisa_comm_t *comm, hisa_status_t status, const cha
     if (sent != HISA_OK) {
         return sent;
     }
-    const hisa_status_t decided = decide(comm, records);
+    const hisa_status_t decided = conclude(comm, records);
     return decided != HISA_OK ? decided : compare(comm, records, NULL);
 }
 
@@ -92,7 +116,7 @@ hisa_status_t hisa_comm_agree_values(hisa_comm_t *comm, hisa_status_t status, co
     const hisa_agree_record_t *records = NULL;
     hisa_status_t decided = gather(comm, &own, &records);
     if (decided == HISA_OK) {
-        decided = decide(comm, records);
+        decided = conclude(comm, records);
     }
     if (decided == HISA_OK) {
         decided = compare(comm, records, values);
@@ -103,4 +127,12 @@ hisa_status_t hisa_comm_agree_values(hisa_comm_t *comm, hisa_status_t status, co
         }
     }
     return decided;
+}
+
+hisa_status_t hisa_agree_fault(hisa_comm_t *comm, hisa_status_t status, hisa_status_t *sent) {
+    hisa_agree_record_t own = {.count = HISA_AGREE_FAULT};
+    set_message(&own, status, hisa_last_error());
+    const hisa_agree_record_t *records = NULL;
+    *sent = gather(comm, &own, &records);
+    return *sent != HISA_OK ? *sent : decide(comm, records);
 }

@@ -65,6 +65,16 @@ static hisa_status_t enter(const hisa_comm_t *comm) {
     return HISA_OK;
 }
 
+/* First thing of each data call. Refused before anything is sent, so that the communicator stays well. */
+static hisa_status_t enter_data(const hisa_comm_t *comm) {
+    const hisa_status_t status = enter(comm);
+    if (status == HISA_OK && comm->ops->control_only && comm->size > 1) {
+        return hisa_fail(HISA_ERR_UNSUPPORTED, "communicator %s is for control only: it moves no data",
+                         comm->ops->name);
+    }
+    return status;
+}
+
 /* Last thing of each operation that was entered: whatever went wrong, peers may be anywhere in it. */
 static hisa_status_t leave(hisa_comm_t *comm, hisa_status_t status) {
     if (status != HISA_OK) {
@@ -92,7 +102,7 @@ static hisa_status_t sum_of_peers(const hisa_comm_t *comm, const int64_t *bytes,
 }
 
 hisa_status_t hisa_comm_allgather(hisa_comm_t *comm, void *buffer, int64_t bytes, void *stream) {
-    hisa_status_t status = enter(comm);
+    hisa_status_t status = enter_data(comm);
     if (status != HISA_OK) {
         return status;
     }
@@ -110,7 +120,7 @@ hisa_status_t hisa_comm_allgather(hisa_comm_t *comm, void *buffer, int64_t bytes
 
 hisa_status_t hisa_comm_allgatherv(hisa_comm_t *comm, void *buffer, const int64_t *bytes, const int64_t *offsets,
                                    void *stream) {
-    hisa_status_t status = enter(comm);
+    hisa_status_t status = enter_data(comm);
     if (status != HISA_OK) {
         return status;
     }
@@ -133,7 +143,7 @@ hisa_status_t hisa_comm_allgatherv(hisa_comm_t *comm, void *buffer, const int64_
 hisa_status_t hisa_comm_alltoallv(hisa_comm_t *comm, const void *send, const int64_t *send_bytes,
                                   const int64_t *send_offsets, void *recv, const int64_t *recv_bytes,
                                   const int64_t *recv_offsets, void *stream) {
-    hisa_status_t status = enter(comm);
+    hisa_status_t status = enter_data(comm);
     if (status != HISA_OK) {
         return status;
     }
@@ -185,4 +195,11 @@ hisa_status_t hisa_comm_fault(hisa_comm_t *comm, hisa_status_t status, double se
         return status;
     }
     return leave(comm, comm->ops->fault == NULL ? status : comm->ops->fault(comm, status, seconds));
+}
+
+void hisa_comm_drop(hisa_comm_t *comm, hisa_status_t status) {
+    if (!comm->poisoned && comm->ops->drop != NULL) {
+        leave(comm, status);
+        comm->ops->drop(comm);
+    }
 }

@@ -18,6 +18,7 @@
 typedef struct hisa_comm_ops {
     const char *name;
     bool device_memory; /* data calls take device pointers and a stream; means nothing in a group of one */
+    bool control_only;  /* moves no data: of the data calls it has those of a group of one */
     /* In place: buffer holds `size` parts of `bytes` bytes, part r at r*bytes; this rank's own part is filled in. */
     hisa_status_t (*allgather)(hisa_comm_t *comm, void *buffer, int64_t bytes, void *stream);
     /* In place: part r has bytes[r] bytes at buffer + offsets[r]; this rank's own part is filled in. */
@@ -42,6 +43,8 @@ typedef struct hisa_comm_ops {
      * the last error). Takes at most the deadline and a second from the moment `seconds` ago when this rank began to
      * wait. May be NULL: nothing can be under way. */
     hisa_status_t (*fault)(hisa_comm_t *comm, hisa_status_t status, double seconds);
+    /* The local half of fault, for a rank that hears from the others, in an agreement, that they have given up. */
+    void (*drop)(hisa_comm_t *comm);
     /* Releases `impl` only. */
     void (*destroy)(hisa_comm_t *comm);
 } hisa_comm_ops_t;
@@ -84,6 +87,11 @@ hisa_status_t hisa_comm_check(hisa_comm_t *comm);
  * this rank: one outcome for all that can be reached, nothing left under way, the communicator poisoned. Returns the
  * outcome, never HISA_OK. A communicator that is poisoned already, or of one rank, gives `status` back. */
 hisa_status_t hisa_comm_fault(hisa_comm_t *comm, hisa_status_t status, double seconds);
+
+/* For an agreement in which another rank said that it has given up: `status` (and this thread's hisa_last_error()) is
+ * what all agreed on. Ends what is enqueued and poisons, where a data call can be under way; else does nothing. Local.
+ */
+void hisa_comm_drop(hisa_comm_t *comm, hisa_status_t status);
 
 /* A value that must be equal on all ranks, with the name it goes by in an error message (static storage). */
 typedef struct hisa_agree_value {

@@ -3,12 +3,11 @@
 #include "hisa/hisa_mpi.h"
 
 #include <limits.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "comm/clock.h"
 #include "comm/comm.h"
 #include "comm/mpi_piece.h"
 #include "comm/version.h"
@@ -113,35 +112,14 @@ static hisa_status_t check_message(const message_t *message, const MPI_Status *s
 
 /* ---------------------------------------------------------------------------------------------- waiting */
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* Latency first: poll. A peer that has not answered by then may be waiting for this core: yield. A peer that is really
- * late costs no core: sleep, but briefly, for a long message moves on only while both its ends poll (2.2 GB each way
- * between two ranks took 18 s with pauses of 500 us, 9 s with these, on two busy cores). */
-static void relax(int64_t polls, double waited) {
-    if (polls < 500) {
-        return;
-    }
-    if (waited < 2e-3) {
-        sched_yield();
-        return;
-    }
-    const struct timespec pause = {.tv_nsec = 20000};
-    nanosleep(&pause, NULL);
-}
-
 /* Waits until each message of the round is done, or one fails, or `seconds` have passed. Requests that are done are
  * MPI_REQUEST_NULL. */
 static hisa_status_t wait_round(const round_t *round, int size, double seconds) {
-    const double start = now();
+    const double start = hisa_now();
     int left = round->count;
     for (int64_t polls = 0; left > 0; ++polls) {
         /* Read before the poll: a process that was itself held up finds the answers that came meanwhile. */
-        const double waited = now() - start;
+        const double waited = hisa_now() - start;
         int ended = 0;
         const int code = MPI_Testsome(round->count, round->requests, &ended, round->done, round->statuses);
         int class = MPI_SUCCESS;
@@ -164,7 +142,7 @@ static hisa_status_t wait_round(const round_t *round, int size, double seconds) 
             if (waited > seconds) {
                 return fail_timeout(round, size, seconds);
             }
-            relax(polls, waited);
+            hisa_relax(polls, waited);
         }
     }
     return HISA_OK;

@@ -10,12 +10,18 @@ static=$2
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-headers=("$here"/include/hisa/*.h)
-if ! nm "$static" 2>/dev/null | grep ' hisa_comm_create_mpi$' >/dev/null; then
-    # A build without MPI: neither its header nor its functions are part of it.
-    headers=("$here/include/hisa/hisa.h" "$here/include/hisa/hisa_version.h")
-fi
-cat "${headers[@]}" | tr '\n' ' ' | grep -oE 'HISA_API [a-z][^(;#]*\(' | grep -oE 'hisa_\w+\($' | tr -d '(' | sort >"$work/headers"
+headers=("$here/include/hisa/hisa.h" "$here/include/hisa/hisa_version.h")
+all=("$here"/include/hisa/*.h)
+# A build without MPI or NCCL: neither its header nor its functions are part of it.
+for part in mpi nccl; do
+    if nm "$static" 2>/dev/null | grep " hisa_comm_create_$part\$" >/dev/null; then
+        headers+=("$here/include/hisa/hisa_$part.h")
+    fi
+done
+functions() {
+    cat "$@" | tr '\n' ' ' | grep -oE 'HISA_API [a-z][^(;#]*\(' | grep -oE 'hisa_\w+\($' | tr -d '(' | sort
+}
+functions "${headers[@]}" >"$work/headers"
 sed -n 's/^ *\(hisa_[a-z0-9_]*\);$/\1/p' "$here/src/hisa.map" | sort >"$work/map"
 nm -D --defined-only "$shared" | awk '$2 != "A" {sub("@.*", "", $3); print $3}' | sort >"$work/library"
 
@@ -28,9 +34,8 @@ compare() { # WHAT FILE FILE
 }
 [ -s "$work/headers" ] || { echo "no HISA_API function found in include/hisa" && exit 1; }
 compare "headers (<) and exports of the shared library (>)" "$work/headers" "$work/library"
-if [ ${#headers[@]} -gt 2 ]; then
-    compare "headers (<) and src/hisa.map (>)" "$work/headers" "$work/map"
-fi
+functions "${all[@]}" >"$work/all"
+compare "headers (<) and src/hisa.map (>)" "$work/all" "$work/map"
 
 # The library never prints, never ends the process, and reads no environment but where an index on CUDA chooses its scorer
 # (HISA_CUDA_SCORER; launch/lint.sh holds the source to that).

@@ -2,13 +2,14 @@
 # Builds with CUDA and runs the GPU suites, on a machine that has a GPU, nvcc (12.4 or newer), CMake and a C compiler.
 # Installs nothing. launch/test.sh --gpu installs what is missing first, and then comes here.
 #
-#     launch/gpu-test.sh [--build FOLDER] [--build-only] [--bench] [--sanitize | --only-sanitize] [PREFIX]
+#     launch/gpu-test.sh [--build FOLDER] [--build-only] [--only REGEX] [--bench] [--sanitize | --only-sanitize] [PREFIX]
 #
 # PREFIX      a folder with Check, cJSON and, where the machine has none, pkgconf, for machines that cannot install them:
 #             their Debian packages unpacked into it (apt-get download check libcjson1 libcjson-dev libsubunit0
 #             libsubunit-dev pkgconf pkgconf-bin libpkgconf3; dpkg -x each)
 # --build     where to build (default build/gpu)
 # --build-only  builds, and runs nothing
+# --only      runs those of the suites whose name matches, for example nccl
 # --bench     prints timings of the command's benchmark as well
 # --sanitize  runs the suites' small cases under compute-sanitizer as well, and says at the end what each tool found:
 #             clean, findings (a failure), or no result (the tool's own error or SANITIZE_SECONDS (200) over: none).
@@ -20,6 +21,7 @@ root=$PWD
 tree=$root/build/gpu
 bench=no
 only=no
+suites_named=.
 sanitize=no
 plain=yes
 prefix=
@@ -31,6 +33,10 @@ while [ $# -gt 0 ]; do
         ;;
     --bench) bench=yes ;;
     --build-only) only=yes ;;
+    --only)
+        suites_named=$2
+        shift
+        ;;
     --sanitize) sanitize=yes ;;
     --only-sanitize)
         sanitize=yes
@@ -79,7 +85,10 @@ fi
 failed=0
 # A suite fails, and the rest still runs.
 if [ $plain = yes ]; then
-    ctest --test-dir "$tree" -L gpu --output-on-failure --no-tests=error || failed=1
+    if ! "$tree"/src/cli/hisa info | grep -qE '^NCCL +yes' || ! command -v mpicc >/dev/null; then
+        echo "gpu-test: no NCCL or no MPI here: the suites of several ranks are left out"
+    fi
+    ctest --test-dir "$tree" -L gpu -R "$suites_named" --output-on-failure --no-tests=error || failed=1
 fi
 
 # sanitized TOOL SUITE SCORER CASES: the suite's small cases under the tool; adds a line to `outcomes`. Three ends are told

@@ -77,7 +77,15 @@ check_headers() {
     local header include compiler mpi_flags
     # Debian's mpicc knows where mpi.h is; the flags are its own.
     read -r -a mpi_flags <<<"$(mpicc --showme:compile 2>/dev/null | sed 's/-I/-isystem /g' || true)"
+    # CMake knows where nccl.h and what it includes are, if this build has them.
+    local nccl cuda
+    nccl=$(sed -n 's/^NCCL_INCLUDE_DIR:[^=]*=//p' "$build/CMakeCache.txt")
+    cuda=$(sed -n 's/^NCCL_CUDA_INCLUDE_DIR:[^=]*=//p' "$build/CMakeCache.txt")
     for header in include/hisa/*.h; do
+        if [ "$header" = include/hisa/hisa_nccl.h ]; then
+            [ -e "$nccl/nccl.h" ] || continue
+            mpi_flags=(-isystem "$nccl" -isystem "$cuda")
+        fi
         # A declaration after it, as a file with macros alone is none in ISO C.
         include=$(printf '#include <hisa/%s>\nextern int declared;' "$(basename "$header")")
         for compiler in gcc "$(command -v clang-14 || command -v clang)"; do
@@ -114,6 +122,11 @@ check_rules() {
     files=$(grep -rlE '#include [<"]mpi\.h' comm src || true)
     if [ "$(wc -w <<<"$files")" -gt 1 ]; then
         echo "more than one file includes mpi.h: $files"
+        return 1
+    fi
+    files=$(grep -rlE '#include [<"](hisa/hisa_)?nccl\.h' comm src/base src/layout src/index src/select src/backend || true)
+    if [ "$(wc -w <<<"$files")" -gt 1 ]; then
+        echo "more than one file of the library includes nccl.h: $files"
         return 1
     fi
 }

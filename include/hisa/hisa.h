@@ -1,6 +1,6 @@
 /* hisa: sharded, hierarchical, deterministic token selection for DeepSeek-style sparse attention.
  *
- * The public interface. It includes no MPI, NCCL or CUDA header; hisa_mpi.h does (and, later, hisa_nccl.h).
+ * The public interface. It includes no MPI, NCCL or CUDA header; hisa_mpi.h and hisa_nccl.h do.
  *
  * Conventions, unless a comment says otherwise:
  *   - arrays are dense and row-major, the last index runs fastest; sizes and positions count from 0;
@@ -74,11 +74,25 @@ typedef struct hisa_comm hisa_comm_t;
 /* A group of one: no communication. Local. Needs no library. */
 HISA_API hisa_status_t hisa_comm_create_self(hisa_comm_t **comm);
 
+/* The caller's own all-gather over host memory: buffer holds `size` parts of `bytes` bytes, part r at r*bytes; this
+ * rank's own part is filled in, and on return the others' are. Returns 0 on success, HISA_ERR_TIMEOUT if a peer has not
+ * answered within `seconds`, anything else on another failure. It is called by every rank, in the same order. */
+typedef int (*hisa_host_allgather_t)(void *context, void *buffer, int64_t bytes, double seconds);
+
+/* A communicator of `size` ranks, of which this is number `rank`, over the caller's own all-gather, for engines that
+ * have no MPI. It is for control only: what is made on it is another communicator (hisa_nccl.h), not an index of
+ * several ranks. Collective: the ranks make sure that they run the same version of hisa and are numbered as the
+ * all-gather has them. A rank that cannot call the all-gather (it is NULL, or rank or size are out of range, or there
+ * is no memory) fails alone; the others then depend on the all-gather's deadline, 60 s. `context` is passed on as it is
+ * and must live as long as the communicator. */
+HISA_API hisa_status_t hisa_comm_create_host(int rank, int size, hisa_host_allgather_t allgather, void *context,
+                                             hisa_comm_t **comm);
+
 /* Releases the communicator; NULL is allowed. For a communicator in good health this is collective; for a poisoned one
  * it is local and gives up, rather than waits for, whatever was under way. */
 HISA_API void hisa_comm_destroy(hisa_comm_t *comm);
 
-/* Local queries. A NULL comm gives 0, 0 and "". The name is "self", "mpi" or "nccl". */
+/* Local queries. A NULL comm gives 0, 0 and "". The name is "self", "mpi", "nccl" or "host". */
 HISA_API int hisa_comm_rank(const hisa_comm_t *comm);
 HISA_API int hisa_comm_size(const hisa_comm_t *comm);
 HISA_API const char *hisa_comm_name(const hisa_comm_t *comm);

@@ -100,6 +100,11 @@ static hisa_status_t take_store(hisa_index_t *index) {
 static hisa_status_t build(const hisa_index_config_t *config, hisa_comm_t *comm, hisa_index_t **index) {
     const hisa_backend_ops_t *ops;
     hisa_status_t status = hisa_index_config_check(config, comm->size);
+    if (status == HISA_OK && comm->ops->control_only && comm->size > 1) {
+        status = hisa_fail(HISA_ERR_UNSUPPORTED,
+                           "communicator %s is for control only: an index of %d ranks needs one that moves data",
+                           comm->ops->name, comm->size);
+    }
     if (status == HISA_OK) {
         status = hisa_backend_find(config->backend, &ops);
     }

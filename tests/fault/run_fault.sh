@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# run_fault.sh MPIRUN PROGRAM CASE RANKS: runs one case of fault_comm, whose last rank misbehaves. Every other rank must
-# report "ok" by itself; then a stopped rank is ended, and no process may be left.
+# run_fault.sh MPIRUN PROGRAM CASE RANKS: runs one case of fault_comm or fault_nccl, whose last rank misbehaves. Every
+# other rank must report "ok" by itself; then a stopped rank is ended, and no process may be left. 77: all ranks skipped.
 set -euo pipefail
 mpirun=$1 program=$2 case=$3 ranks=$4
 limit=${HISA_FAULT_SECONDS:-100} # the program's own deadlines are far below
@@ -41,6 +41,11 @@ while ! survivors_are_done && kill -0 "$launcher" 2>/dev/null && ((SECONDS - beg
     sleep 0.1
 done
 
+# All report, or none does: one machine has the device or has it not.
+if [ "$(cat "$dir/result.0" 2>/dev/null)" = skipped ]; then
+    cat "$dir/log"
+    exit 77
+fi
 failed=0
 for ((rank = 0; rank < ranks - 1; ++rank)); do
     result=$(cat "$dir/result.$rank" 2>/dev/null || echo "no result within $limit s")

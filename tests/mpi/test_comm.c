@@ -311,19 +311,6 @@ START_MPI_TEST(test_two_communicators) {
 
 /* ---------------------------------------------------------------------------------------------- agreement */
 
-/* All ranks have the same status and message. */
-static void check_same_outcome(hisa_status_t status) {
-    char mine[240] = "";
-    char first[240] = "";
-    int codes[2] = {(int)status, (int)status};
-    snprintf(mine, sizeof mine, "%s", hisa_last_error());
-    memcpy(first, mine, sizeof first);
-    MPI_Bcast(first, (int)sizeof first, MPI_CHAR, 0, MPI_COMM_WORLD);
-    MPI_Bcast(&codes[1], 1, MPI_INT, 0, MPI_COMM_WORLD);
-    ck_assert_int_eq(codes[0], codes[1]);
-    ck_assert_str_eq(mine, first);
-}
-
 START_MPI_TEST(test_agree_well) {
     ck_ok(hisa_comm_agree(comm, HISA_OK, NULL));
     ck_ok(hisa_comm_agree(comm, HISA_OK, "not looked at"));
@@ -351,7 +338,7 @@ START_MPI_TEST(test_agree_one_fails) {
         }
         ck_assert_int_eq(status, HISA_ERR_FORMAT);
         ck_assert_str_eq(hisa_last_error(), text);
-        check_same_outcome(status);
+        mpi_suite_same_outcome(status);
     }
     ck_ok(hisa_comm_agree(comm, HISA_OK, NULL)); /* a local failure is no fault of the communicator */
 }
@@ -364,7 +351,7 @@ START_MPI_TEST(test_agree_two_fail) {
     const hisa_status_t status = hisa_comm_agree(comm, own, NULL);
     ck_assert_int_eq(status, HISA_ERR_IO);
     ck_assert_str_eq(hisa_last_error(), "rank 1: input or output failed");
-    check_same_outcome(status);
+    mpi_suite_same_outcome(status);
 }
 
 /* agree_values takes the thread's last message, cuts what is too long, and puts failures before differences. */
@@ -381,7 +368,7 @@ START_MPI_TEST(test_agree_values_failure) {
     ck_assert_int_eq(status, HISA_ERR_CAPACITY);
     ck_assert_ptr_nonnull(strstr(hisa_last_error(), "00000000"));
     ck_assert_int_eq(everyone[0], -1);
-    check_same_outcome(status);
+    mpi_suite_same_outcome(status);
 }
 
 START_MPI_TEST(test_agree_values_differ) {
@@ -396,7 +383,7 @@ START_MPI_TEST(test_agree_values_differ) {
     ck_assert_int_eq(status, HISA_ERR_MISMATCH);
     ck_assert_str_eq(hisa_last_error(), text);
     ck_assert_int_eq(everyone[0], -1);
-    check_same_outcome(status);
+    mpi_suite_same_outcome(status);
 }
 
 START_MPI_TEST(test_agree_values_counts) {
@@ -409,12 +396,12 @@ START_MPI_TEST(test_agree_values_counts) {
     hisa_status_t status = hisa_comm_agree_values(comm, HISA_OK, values, mpi_suite_rank() == 1 ? 3 : 4, 0, NULL);
     ck_assert_int_eq(status, HISA_ERR_MISMATCH);
     ck_assert_str_eq(hisa_last_error(), "ranks make different calls: 4 values to agree on rank 0, 3 on rank 1");
-    check_same_outcome(status);
+    mpi_suite_same_outcome(status);
     /* Too many on one rank: all hear of it, none waits. */
     status =
         hisa_comm_agree_values(comm, HISA_OK, values, mpi_suite_rank() == 1 ? HISA_AGREE_VALUES_MAX + 1 : 4, 0, NULL);
     ck_assert_int_eq(status, HISA_ERR_INTERNAL);
-    check_same_outcome(status);
+    mpi_suite_same_outcome(status);
 }
 
 /* ---------------------------------------------------------------------------------------------- creation */
@@ -448,7 +435,7 @@ START_MPI_TEST(test_no_output_on_one_rank) {
     ck_assert_int_eq(status, HISA_ERR_INVALID_ARGUMENT);
     ck_assert_str_eq(hisa_last_error(), text);
     ck_assert_ptr_null(made);
-    check_same_outcome(status);
+    mpi_suite_same_outcome(status);
 }
 
 /* The caller keeps its communicator, its error handler and its order of ranks. */

@@ -65,6 +65,19 @@ static inline hisa_comm_t *mpi_suite_comm(void) {
     return made;
 }
 
+/* All ranks have the same status and message. */
+static inline void mpi_suite_same_outcome(hisa_status_t status) {
+    char mine[240] = "";
+    char first[240] = "";
+    int codes[2] = {(int)status, (int)status};
+    snprintf(mine, sizeof mine, "%s", hisa_last_error());
+    memcpy(first, mine, sizeof first);
+    MPI_Bcast(first, (int)sizeof first, MPI_CHAR, 0, MPI_COMM_WORLD);
+    MPI_Bcast(&codes[1], 1, MPI_INT, 0, MPI_COMM_WORLD);
+    ck_assert_int_eq(codes[0], codes[1]);
+    ck_assert_str_eq(mine, first);
+}
+
 /* Reset by the end of the suite, which wakes the watchdog. */
 typedef struct mpi_suite_watch {
     pthread_mutex_t mutex;

@@ -1,0 +1,50 @@
+/* A hisa communicator over NCCL, for device memory. Part of the library only where it was built with HISA_NCCL. */
+#ifndef HISA_NCCL_H
+#define HISA_NCCL_H
+
+#include <nccl.h>
+
+#include "hisa/hisa.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct hisa_nccl_config {
+    size_t struct_size;     /* set by hisa_nccl_config_init */
+    hisa_comm_t *control;   /* how the ranks agree over host memory: hisa_comm_create_mpi or hisa_comm_create_host.
+                               Rank, size and the first deadline are its. Borrowed: it must outlive what is made, and
+                               serve nothing else at the same time. No default: must be set */
+    ncclComm_t nccl;        /* the engine's, whose ranks must be control's, or NULL (default): hisa makes one. Borrowed:
+                               it must outlive what is made, and hisa never destroys nor aborts it. All ranks or none */
+    const ncclUniqueId *id; /* for a communicator that hisa makes: the same on all ranks, which the caller got by
+                               ncclGetUniqueId on one; NULL (default): hisa gets one and hands it out over control. All
+                               ranks or none. Read during create only */
+    int device;             /* CUDA device ordinal, -1 (default): that of nccl, or the calling thread's current one.
+                               May differ */
+    int split;              /* not 0: take not the engine's communicator itself but a child by ncclCommSplit, which hisa
+                               may abort without a touch on its parent. Default 0 */
+} hisa_nccl_config_t;
+
+HISA_API void hisa_nccl_config_init(hisa_nccl_config_t *config);
+
+/* A communicator for the CUDA backend: data calls are enqueued on the caller's stream. Collective over control; all
+ * ranks succeed or all return the same error (but for a rank whose config or control is NULL, which cannot tell the
+ * others). Waits for peers up to control's deadline. Connects all ranks and exchanges something, so that later calls
+ * allocate nothing; for this it uses a stream of its own and waits for it.
+ *
+ * NCCL must be 2.19 or newer. Several ranks on one GPU need what NCCL asks for: a different NCCL_HOSTID in each
+ * process's environment before its first NCCL call (before 2.30, for tests only).
+ *
+ * Once a peer is lost, hisa ends what is enqueued by ncclCommAbort, after the ranks that can be reached have agreed on
+ * one status. With `split` the engine's communicator must not have been made with splitShare, by which NCCL aborts
+ * parent and child together. Data calls are not to be made inside a group (ncclGroupStart) of the engine's own: NCCL
+ * mixes no blocking and non-blocking communicators in one. hisa does not abort a borrowed communicator without `split`:
+ * there the engine must, or its streams wait for ever; and where that communicator is a blocking one, hisa's calls may
+ * block in NCCL beyond any deadline. */
+HISA_API hisa_status_t hisa_comm_create_nccl(const hisa_nccl_config_t *config, hisa_comm_t **comm);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
