@@ -32,7 +32,7 @@ static hisa_status_t lay_out_host(hisa_index_t *index, const hisa_index_config_t
     index->lengths = calloc(sequences, sizeof *index->lengths);
     index->offsets = calloc(sequences, sizeof *index->offsets);
     index->bases = calloc(sequences, sizeof *index->bases);
-    index->counts = calloc(8 * ranks, sizeof *index->counts);
+    index->counts = calloc(7 * ranks, sizeof *index->counts);
     index->segments = calloc(ranks, sizeof *index->segments);
     if (index->lengths == NULL || index->offsets == NULL || index->bases == NULL || index->counts == NULL ||
         index->segments == NULL) {
@@ -130,6 +130,11 @@ static hisa_status_t build(const hisa_index_config_t *config, hisa_comm_t *comm,
     if (status == HISA_OK) {
         status = take_store(fresh);
     }
+    if (status == HISA_OK) {
+        void *sizes = NULL;
+        status = ops->alloc_host(fresh->device, 2 * comm->size * (int64_t)sizeof *fresh->sizes, &sizes);
+        fresh->sizes = sizes;
+    }
     const int64_t bytes = config->num_sequences * (int64_t)sizeof(int32_t);
     if (status == HISA_OK) {
         status = ops->from_host(fresh->device, fresh->shard.offsets, fresh->offsets, bytes, NULL);
@@ -196,6 +201,7 @@ void hisa_index_destroy(hisa_index_t *index) {
         for (size_t i = 0; i < sizeof memory / sizeof memory[0]; ++i) {
             ops->release(index->device, memory[i]);
         }
+        ops->release_host(index->device, index->sizes);
         ops->close(index->device);
     }
     free(index->lengths);

@@ -288,7 +288,7 @@ static hisa_status_t prepare(audit_t *audit, hisa_status_t status) {
     hisa_comm_t *comm = audit->index->comm;
     const int64_t mine = status == HISA_OK ? audit->queries->num_rows : 0;
     const hisa_agree_value_t values[] = {{"queries_on", audit->options.queries_on}, {"top_k", audit->options.top_k}};
-    audit->rank_rows = audit->index->counts + INT64_C(7) * comm->size;
+    audit->rank_rows = audit->index->counts + INT64_C(6) * comm->size;
     status = hisa_comm_agree_values(comm, status, values, 2, mine, audit->rank_rows);
     if (status != HISA_OK) {
         return status;

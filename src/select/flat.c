@@ -66,15 +66,14 @@ static hisa_status_t oneshot(hisa_run_t *run) {
     return status == HISA_OK ? emit(run, &winners, own_list, NULL) : status;
 }
 
-/* Drops what cannot win, by the bounds of all ranks, and tells everyone how many entries each rank has left.
- * run->spare: entries of each segment left on this rank. */
+/* Drops what cannot win, by the bounds of all ranks, and tells everyone how many entries each rank has left. */
 static hisa_status_t trim(hisa_run_t *run, uint64_t *list, uint64_t *bounds, int32_t *counts) {
     const hisa_shard_t *shard = &run->index->shard;
     const int64_t rows = run->tile.rows;
     hisa_status_t status = hisa_comm_allgather(run->index->comm, bounds, rows * (int64_t)sizeof *bounds, run->stream);
     if (status == HISA_OK) {
-        status = run->ops->flat_trim(run->index->device, shard, &run->tile, run->segments, run->plan.list_width, bounds,
-                                     list, counts + shard->rank * rows, run->spare, run->stream);
+        status = run->ops->flat_trim(run->index->device, shard, &run->tile, run->plan.list_width, bounds, list,
+                                     counts + shard->rank * rows, run->stream);
     }
     if (status == HISA_OK) {
         status = hisa_comm_allgather(run->index->comm, counts, rows * (int64_t)sizeof *counts, run->stream);
@@ -86,17 +85,23 @@ static hisa_status_t trim(hisa_run_t *run, uint64_t *list, uint64_t *bounds, int
 static hisa_status_t exchange(hisa_run_t *run, const uint64_t *list, const int32_t *counts, uint64_t *receive) {
     const hisa_shard_t *shard = &run->index->shard;
     const int64_t size = (int64_t)sizeof *list;
-    hisa_status_t status = run->ops->flat_receive(run->index->device, shard, &run->tile, &run->segments[shard->rank],
-                                                  counts, run->recv_bytes, run->stream);
+    hisa_status_t status =
+        run->ops->flat_sizes(run->index->device, shard, &run->tile, run->segments, counts, run->sizes, run->stream);
+    if (status == HISA_OK) {
+        status = hisa_run_note_sizes(run);
+    }
+    if (status == HISA_OK) {
+        status = hisa_run_wait_sizes(run);
+    }
     if (status != HISA_OK) {
         return status;
     }
     int64_t send = 0;
     int64_t recv = 0;
     for (int32_t p = 0; p < shard->ranks; ++p) {
-        run->send_bytes[p] = run->spare[p] * size;
+        run->send_bytes[p] = run->sizes[p] * size;
         run->send_offsets[p] = send;
-        run->recv_bytes[p] *= size;
+        run->recv_bytes[p] = run->sizes[shard->ranks + p] * size;
         run->recv_offsets[p] = recv;
         send += run->send_bytes[p];
         recv += run->recv_bytes[p];

@@ -66,6 +66,12 @@ hisa_status_t hisa_run_step(hisa_run_t *run, hisa_step_t step) {
     return is_timed(run) ? stop_clock(run, step) : HISA_OK;
 }
 
+hisa_status_t hisa_run_note_sizes(hisa_run_t *run) {
+    return run->ops->record == NULL ? HISA_OK : run->ops->record(run->index->device, HISA_EVENT_WAIT, run->stream);
+}
+
+hisa_status_t hisa_run_wait_sizes(hisa_run_t *run) { return hisa_index_wait(run->index, HISA_EVENT_WAIT); }
+
 hisa_status_t hisa_run_gather_rows(hisa_run_t *run, void *buffer, int64_t bytes) {
     for (int32_t p = 0; p < run->index->shard.ranks; ++p) {
         run->recv_bytes[p] = run->segments[p].rows * bytes;

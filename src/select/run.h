@@ -22,7 +22,7 @@ typedef struct hisa_run {
     int64_t *send_offsets;
     int64_t *recv_bytes;
     int64_t *recv_offsets;
-    int64_t *spare;
+    int64_t *sizes; /* [2][ranks]: what the backend says of it, once hisa_run_wait_sizes has returned */
     /* The tile at hand. */
     hisa_tile_t tile;
     hisa_segment_t *segments; /* [ranks] */
@@ -40,6 +40,10 @@ static inline void *hisa_run_at(const hisa_run_t *run, int64_t offset) { return 
 
 /* Books the time and the bytes since the last call under a step. */
 hisa_status_t hisa_run_step(hisa_run_t *run, hisa_step_t step);
+
+/* Around the work that may run on while the host waits for run->sizes: the first after what writes them. */
+hisa_status_t hisa_run_note_sizes(hisa_run_t *run);
+hisa_status_t hisa_run_wait_sizes(hisa_run_t *run);
 
 /* In-place all-gather over the tile's rows: `bytes` a row at buffer, each rank's segment filled in by that rank. */
 hisa_status_t hisa_run_gather_rows(hisa_run_t *run, void *buffer, int64_t bytes);

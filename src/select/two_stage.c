@@ -132,13 +132,17 @@ static hisa_status_t exchange_scores(hisa_run_t *run, float *pool) {
     const int64_t block_bytes = run->index->shard.block_size * (int64_t)sizeof(float);
     int64_t send = run->plan.pool_receive;
     int64_t recv = 0;
+    hisa_status_t status = hisa_run_wait_sizes(run);
+    if (status != HISA_OK) {
+        return status;
+    }
     for (int32_t p = 0; p < ranks; ++p) {
         run->send_offsets[p] = send * block_bytes;
         run->recv_offsets[p] = recv * block_bytes;
-        send += run->send_bytes[p];
-        recv += run->recv_bytes[p];
-        run->send_bytes[p] *= block_bytes;
-        run->recv_bytes[p] *= block_bytes;
+        run->send_bytes[p] = run->sizes[p] * block_bytes;
+        run->recv_bytes[p] = run->sizes[ranks + p] * block_bytes;
+        send += run->sizes[p];
+        recv += run->sizes[ranks + p];
     }
     return hisa_comm_alltoallv(run->index->comm, pool, run->send_bytes, run->send_offsets, pool, run->recv_bytes,
                                run->recv_offsets, run->stream);
@@ -151,10 +155,12 @@ static hisa_status_t merge_tokens(hisa_run_t *run, const picked_t *picked) {
     int32_t *work = hisa_run_at(run, plan->work);
     int32_t *place = hisa_run_at(run, plan->place);
     float *pool = hisa_run_at(run, plan->pool);
-    /* Counts of blocks at first: exchange_scores makes bytes of them. */
     hisa_status_t status =
         run->ops->plan_tokens(run->index->device, shard, &run->tile, run->segments, plan->keep.width, picked->kept,
-                              plan->pool_receive, work, place, run->send_bytes, run->recv_bytes, run->stream);
+                              plan->pool_receive, work, place, run->sizes, run->stream);
+    if (status == HISA_OK) {
+        status = hisa_run_note_sizes(run);
+    }
     if (status == HISA_OK) {
         status = score_tokens(run, plan->keep.width, picked->kept, work, pool);
     }
