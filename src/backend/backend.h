@@ -81,7 +81,7 @@ typedef struct hisa_tile {
     const uint8_t *q;      /* [..][H][D], by row.source */
     const float *weights;  /* [..][H], by row.source */
     void *prepared;        /* queries_bytes(rows), by prepare_queries */
-    void *scratch;         /* scratch_bytes(...): the operation under way */
+    void *scratch;         /* scratch_bytes(...): the operation under way. Tiles may share it on one stream */
 } hisa_tile_t;
 
 /* Which blocks a row keeps. */
@@ -140,10 +140,15 @@ typedef struct hisa_backend_ops {
     hisa_status_t (*from_host)(hisa_device_t *device, void *to, const void *host, int64_t bytes, void *stream);
     hisa_status_t (*synchronize)(hisa_device_t *device, void *stream);
     /* Points in a stream, made with the device: HISA_EVENTS of them, that the caller numbers. NULL where an operation
-     * has finished when it returns. record: event `event` is from now on where the stream now ends. passed: whether
-     * the stream has got there, without waiting; it is also where the failure of what was enqueued shows. */
+     * has finished when it returns. record: event `event` is from now on where the stream now ends. await: what is
+     * enqueued on this stream from now on comes after the event, wherever it was recorded. passed: whether the event's
+     * stream has got there, without waiting; it is also where the failure of what was enqueued shows. */
     hisa_status_t (*record)(hisa_device_t *device, int32_t event, void *stream);
+    hisa_status_t (*await)(hisa_device_t *device, int32_t event, void *stream);
     hisa_status_t (*passed)(hisa_device_t *device, int32_t event, bool *done);
+    /* A second stream, made with the device, for what runs beside the caller's: ordered by events alone, even if the
+     * caller's is the default stream. NULL where there are no events. */
+    void *(*exchange_stream)(const hisa_device_t *device);
     /* The backend's own clock, for timed calls; both NULL where an operation has finished when it returns. mark: notes
      * when the stream gets here, as number `slot`. Makes what it needs at a slot's first use. HISA_ERR_UNSUPPORTED
      * while the stream is captured. marked: waits until both have been passed, and gives the time between. */

@@ -5,6 +5,8 @@
 #include "backend/backend.h"
 #include "comm/comm.h"
 
+enum { HISA_LANES = 3 }; /* most tiles of a call under way at a time */
+
 struct hisa_index {
     hisa_comm_t *comm;     /* borrowed */
     hisa_device_t *device; /* the opened backend */
@@ -20,8 +22,8 @@ struct hisa_index {
     hisa_stats_t stats;
     /* Host scratch of hisa_select, so that it need not allocate. */
     int64_t *counts;          /* [7][ranks]: 6 for hisa_select (run.h), the last for hisa_audit */
-    hisa_segment_t *segments; /* [ranks] */
-    int64_t *sizes;           /* of alloc_host, [2][ranks]: what an exchange moves */
+    hisa_segment_t *segments; /* [HISA_LANES][ranks] */
+    int64_t *sizes;           /* of alloc_host, [HISA_LANES][2][ranks]: what an exchange moves */
 };
 
 static inline const hisa_backend_ops_t *hisa_index_ops(const hisa_index_t *index) { return index->device->ops; }

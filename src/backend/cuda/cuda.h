@@ -16,6 +16,7 @@ typedef struct hisa_cuda {
     int32_t block_size;
     cudaEvent_t marks[HISA_MARKS]; /* NULL until first used, by timed calls only */
     cudaEvent_t events[HISA_EVENTS];
+    cudaStream_t exchange; /* does not wait for the default stream */
     hisa_cuda_scorer_t scorer;
     int32_t num_sequences;
     int multiprocessors;
@@ -72,9 +73,11 @@ hisa_status_t hisa_cuda_check_stream(hisa_device_t *device, void *stream, const 
 cudaError_t hisa_cuda_make_events(hisa_cuda_t *cuda);
 void hisa_cuda_drop_events(hisa_cuda_t *cuda);
 hisa_status_t hisa_cuda_record(hisa_device_t *device, int32_t event, void *stream);
+hisa_status_t hisa_cuda_await(hisa_device_t *device, int32_t event, void *stream);
 hisa_status_t hisa_cuda_passed(hisa_device_t *device, int32_t event, bool *done);
 hisa_status_t hisa_cuda_alloc_host(hisa_device_t *device, int64_t bytes, void **memory);
 void hisa_cuda_release_host(hisa_device_t *device, void *memory);
+void *hisa_cuda_exchange_stream(const hisa_device_t *device);
 /* [2][ranks] to the host's sizes, in stream order. */
 hisa_status_t hisa_cuda_read_sizes(hisa_device_t *device, int64_t *sizes, const int64_t *sums, int32_t ranks,
                                    void *stream);

@@ -15,7 +15,9 @@ static void cuda_close(hisa_device_t *device) {
         }
     }
     if (cuda != NULL) {
+        const hisa_cuda_scope_t scope = hisa_cuda_enter(device);
         hisa_cuda_drop_events(cuda);
+        hisa_cuda_leave(&scope);
     }
     free(cuda);
 }
@@ -223,6 +225,8 @@ const hisa_backend_ops_t hisa_backend_cuda = {
     .from_host = cuda_from_host,
     .synchronize = cuda_synchronize,
     .record = hisa_cuda_record,
+    .await = hisa_cuda_await,
+    .exchange_stream = hisa_cuda_exchange_stream,
     .passed = hisa_cuda_passed,
     .mark = cuda_mark,
     .marked = cuda_marked,

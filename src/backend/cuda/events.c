@@ -1,11 +1,12 @@
-/* Points in a stream that the host looks at without waiting, and the memory that sizes are read back to. */
+/* The second stream, points in a stream that the host looks at without waiting, and the memory that sizes are read back
+ * to. */
 #include <string.h>
 
 #include "backend/cuda/cuda.h"
 #include "base/checked.h"
 
 cudaError_t hisa_cuda_make_events(hisa_cuda_t *cuda) {
-    cudaError_t error = cudaSuccess;
+    cudaError_t error = cudaStreamCreateWithFlags(&cuda->exchange, cudaStreamNonBlocking);
     for (int i = 0; i < HISA_EVENTS && error == cudaSuccess; ++i) {
         error = cudaEventCreateWithFlags(&cuda->events[i], cudaEventDisableTiming);
     }
@@ -13,6 +14,9 @@ cudaError_t hisa_cuda_make_events(hisa_cuda_t *cuda) {
 }
 
 void hisa_cuda_drop_events(hisa_cuda_t *cuda) {
+    if (cuda->exchange != NULL) {
+        cudaStreamDestroy(cuda->exchange);
+    }
     for (int i = 0; i < HISA_EVENTS; ++i) {
         if (cuda->events[i] != NULL) {
             cudaEventDestroy(cuda->events[i]);
@@ -26,6 +30,15 @@ hisa_status_t hisa_cuda_record(hisa_device_t *device, int32_t event, void *strea
                   cudaEventRecord(hisa_cuda_of(device)->events[event], (cudaStream_t)stream));
     return status;
 }
+
+hisa_status_t hisa_cuda_await(hisa_device_t *device, int32_t event, void *stream) {
+    hisa_status_t status;
+    HISA_CUDA_RUN(status, device, "waiting for another stream",
+                  cudaStreamWaitEvent((cudaStream_t)stream, hisa_cuda_of(device)->events[event], 0));
+    return status;
+}
+
+void *hisa_cuda_exchange_stream(const hisa_device_t *device) { return hisa_cuda_of(device)->exchange; }
 
 static cudaError_t query(cudaEvent_t event, bool *done) {
     const cudaError_t error = cudaEventQuery(event);
