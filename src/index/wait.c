@@ -27,7 +27,8 @@ hisa_status_t hisa_index_wait(hisa_index_t *index, int32_t event) {
     hisa_status_t status = HISA_OK;
     while (!done && status == HISA_OK) {
         status = ops->passed(index->device, event, &done);
-        if (status == HISA_OK && !done && comm->size > 1) {
+        /* Also when it has passed: what failed may end like what succeeded. */
+        if (status == HISA_OK && comm->size > 1) {
             status = hisa_comm_check(comm);
         }
         waited = now() - begin;
@@ -40,4 +41,20 @@ hisa_status_t hisa_index_wait(hisa_index_t *index, int32_t event) {
         }
     }
     return status == HISA_OK ? status : hisa_comm_fault(comm, status, waited);
+}
+
+hisa_status_t hisa_index_synchronize(hisa_index_t *index, void *stream) {
+    if (index == NULL) {
+        return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "index is NULL");
+    }
+    const hisa_backend_ops_t *ops = hisa_index_ops(index);
+    if (ops->record == NULL) {
+        return HISA_OK;
+    }
+    hisa_status_t status = ops->check_stream(index->device, stream, "waiting for it cannot be part of a graph");
+    if (status != HISA_OK) {
+        return status;
+    }
+    status = ops->record(index->device, HISA_EVENT_WAIT, stream);
+    return status == HISA_OK ? hisa_index_wait(index, HISA_EVENT_WAIT) : hisa_comm_fault(index->comm, status, 0);
 }

@@ -124,6 +124,9 @@ static hisa_status_t select_chunk(audit_t *audit, int m, int64_t begin, int64_t 
                                        audit->workspace_bytes, audit->stream);
     const int64_t entries = chunk_rows * audit->options.top_k;
     if (status == HISA_OK) {
+        status = hisa_index_synchronize(audit->index, audit->stream); /* a copy would wait without a deadline */
+    }
+    if (status == HISA_OK) {
         status = ops->to_host(device, audit->host_indices[m], selection.indices, entries * (int64_t)sizeof(int32_t),
                               audit->stream);
     }

@@ -2,6 +2,7 @@
  * of tiles, the results are the reference's, and each wait is for what was enqueued before it. What the two streams do
  * side by side is for the GPU suites to see. */
 #include <stdio.h>
+#include <string.h>
 
 #include "index/index.h"
 #include "support/cases.h"
@@ -10,7 +11,7 @@
 #include "support/runs.h"
 #include "support/sanitized.h"
 
-enum { CASES = HISA_SANITIZED ? 60 : 150, LATE = 3 };
+enum { CASES = HISA_SANITIZED ? 60 : 150, LATE = 3, NEVER = INT32_MAX };
 
 /* A stream is its clock: how much has been enqueued on it. seen: how much of the other one it has waited for. */
 typedef struct stream {
@@ -26,6 +27,7 @@ static struct {
     int looks; /* how often it is yet to be asked for before it has passed */
 } events[HISA_EVENTS];
 static int awaits;
+static int late = LATE;
 
 static stream_t *stream_of(void *stream) { return stream == &exchange ? &exchange : &callers; }
 
@@ -34,7 +36,7 @@ static hisa_status_t record(hisa_device_t *device, int32_t event, void *stream) 
     ck_assert_int_lt(event, HISA_EVENTS);
     events[event].stream = stream_of(stream);
     events[event].at = ++events[event].stream->enqueued;
-    events[event].looks = LATE;
+    events[event].looks = late;
     return HISA_OK;
 }
 
@@ -145,11 +147,50 @@ START_MPI_TEST(tiles) {
     hisa_comm_destroy(comm);
 }
 
+/* Work that never ends, as a lost peer leaves it: given up at the deadline, by the call that meets it. */
+START_MPI_TEST(deadline) {
+    hisa_comm_t *comm = mpi_suite_comm();
+    const hisa_backend_ops_t ops = with_streams();
+    hisa_index_t *index = NULL;
+    test_case_t made;
+    run_t run;
+    char why[256] = "";
+    if (mpi_suite_size() == 1) { /* nobody to lose: it would wait on */
+        hisa_comm_destroy(comm);
+        return;
+    }
+    named_cases[10].build(&made);
+    run_plain(&run, &made, mpi_suite_size());
+    run.exchange = HISA_EXCHANGE_OWNER;
+    run.tile_rows = 2;
+    ck_ok(run_create_index(&run, &made, comm, &index));
+    index->device->ops = &ops;
+    ck_ok(hisa_index_synchronize(index, NULL));
+    ck_ok(hisa_comm_set_deadline(comm, 0.3));
+    late = NEVER;
+    const double begin = MPI_Wtime();
+    if (_i == 0) {
+        ck_assert_int_eq(hisa_index_synchronize(index, NULL), HISA_ERR_TIMEOUT);
+    } else {
+        ck_assert(!run_check_index(&run, &made, comm, index, why, sizeof why));
+        ck_assert_msg(strstr(why, hisa_status_string(HISA_ERR_TIMEOUT)) != NULL || strstr(why, "0.3 s") != NULL, "%s",
+                      why);
+    }
+    const double seconds = MPI_Wtime() - begin;
+    ck_assert_msg(seconds >= 0.3 && seconds < 2, "%g s", seconds);
+    late = LATE;
+    ck_assert_int_eq(hisa_index_synchronize(index, NULL), HISA_ERR_POISONED);
+    hisa_index_destroy(index);
+    test_case_free(&made);
+    hisa_comm_destroy(comm);
+}
+
 int main(void) {
     Suite *suite = suite_create("pipeline");
     TCase *tests = tcase_create("pipeline");
     tcase_add_loop_test(tests, tiles, HISA_MODE_HISA, HISA_MODE_BLOCK + 1);
     tcase_add_test(tests, random_cases);
+    tcase_add_loop_test(tests, deadline, 0, 2);
     suite_add_tcase(suite, tests);
     return mpi_suite_main(suite);
 }
