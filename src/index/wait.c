@@ -13,7 +13,7 @@ static double now(void) {
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-static void rest(void) {
+static void nap(void) {
     const struct timespec time = {.tv_nsec = 100000};
     nanosleep(&time, NULL);
 }
@@ -37,7 +37,7 @@ hisa_status_t hisa_index_wait(hisa_index_t *index, int32_t event) {
                                comm->deadline);
         }
         if (status == HISA_OK && !done && waited > spin_seconds) {
-            rest();
+            nap();
         }
     }
     return status == HISA_OK ? status : hisa_comm_fault(comm, status, waited);

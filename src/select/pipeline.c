@@ -2,18 +2,25 @@
  *
  * A tile's phases come one after the other (run.h). Those that compute go on the caller's stream, those that exchange
  * on the backend's second one, and a phase whose predecessor is on the other stream waits there for its event. Three
- * tiles are under way; beat i enqueues, from the left to the right,
+ * tiles are under way; beat i enqueues
  *
- *     caller's:  SIZES i  TOKENS i  SELECT i-1        MERGE i+1       EMIT i-1  COPY i+2                     SCORE i+2
- *     exchange:                               SPREAD i-1      KEPT i+1               GATHER i+2   SCORES i LISTS i+2
- *     host:                                                                             waits for the sizes of i
+ *     caller's stream   exchange stream   host
+ *     SIZES i                             .
+ *     TOKENS i                            .
+ *     SELECT i-1 -----> SPREAD i-1        .
+ *     MERGE i+1 ------> KEPT i+1          .
+ *     EMIT i-1                            .
+ *     COPY i+2 -------> GATHER i+2        .
+ *     .                 SCORES i <------- waits for what SIZES i wrote
+ *     SCORE i+2 ------> LISTS i+2
+ *
+ * from the top down. SCORES i waits for TOKENS i and, being on the same stream, for the short exchanges before it.
  *
  * Why in this order:
  * - the token scores of i travel (SCORES i, most of the bytes) under SCORE i+2 and TOKENS i+1, the dearest kernels;
  * - LISTS i+2 has all of TOKENS i+1 to travel, KEPT i+1 and GATHER i+2 the rest of beat i;
- * - sizes are read back a beat early: the device has TOKENS i, MERGE i+1 and more to do when the host waits for what
- *   SIZES i, before them, wrote. It is the only thing that the host waits for, so that it is never more than a beat
- *   ahead, and the device never idle for want of the next launch;
+ * - when the host waits for sizes, the device has all from TOKENS i to COPY i+2 still to do. The host waits for nothing
+ *   else, so it is never more than a beat ahead, and the device is not idle for want of a launch;
  * - what is short and holds up an exchange (SELECT, MERGE, COPY) comes before what is long.
  *
  * All ranks run through the same list, so they issue the same exchanges in the same order. EMIT waits for the tile's

@@ -29,6 +29,8 @@ static void step_open(step_t *step, hisa_mode_t mode, int64_t rows, int64_t toke
     const hisa_index_config_t config = gpu_config(&drift, HISA_BACKEND_CUDA, BLOCK);
     *step = (step_t){.options = gpu_options(mode)};
     step->options.flags = rows % 2 == 0 ? HISA_SELECT_UNCHECKED : 0u;
+    /* By name, the way of several ranks is taken by one as well. */
+    step->options.exchange = rows % 3 == 2 ? HISA_EXCHANGE_ONESHOT : HISA_EXCHANGE_AUTO;
     ck_ok(hisa_index_create(&config, gpu_comm, &step->index));
     gpu_append(step->index, &drift, 0, tokens);
     step->stage.index = step->index;
