@@ -243,8 +243,9 @@ typedef struct hisa_select_options {
     int32_t top_k;                /* k, default 2048 */
     int32_t sink_blocks;          /* first blocks in sight that are always kept, default 1 */
     int32_t local_blocks;         /* last blocks in sight that are always kept, default 1 */
-    int32_t tile_rows;            /* rows in flight, 0 (default): chosen by the library. Never changes a result */
-    uint32_t flags;               /* HISA_SELECT_*, default 0 */
+    int32_t tile_rows; /* rows of a tile, 0 (default): chosen by the library. Never changes a result. By owner
+                          merge on a GPU up to three tiles are in flight */
+    uint32_t flags;    /* HISA_SELECT_*, default 0 */
 } hisa_select_options_t;
 
 HISA_API void hisa_select_options_init(hisa_select_options_t *options);
@@ -285,16 +286,30 @@ HISA_API hisa_status_t hisa_select_workspace_size(const hisa_index_t *index, con
  * of appends, tiling and exchange. Collective. workspace: backend memory, 256-byte aligned, of at least the size asked
  * for with the same options; its content need not survive between calls. stream as in append.
  *
+ * On CUDA the call enqueues and returns, but for the owner merge: it reads sizes back, a few bytes a tile, and so
+ * returns when little more than a tile is left to be done. Its exchanges run on a stream of the index's own, beside the
+ * scoring of other tiles; the caller's stream waits for them.
+ *
  * On CUDA a one-shot call can be captured in a graph: a replay reads queries, windows and sequences' lengths as they
  * then are. A call that waits (HISA_EXCHANGE_OWNER but in mode block, HISA_SELECT_TIMED) is HISA_ERR_UNSUPPORTED on a
  * stream that is being captured, and the capture goes on.
  *
  * Errors are agreed (unless HISA_SELECT_UNCHECKED): every rank returns the same status before anything is enqueued, and
- * the selection is not written. A lost peer gives HISA_ERR_TIMEOUT or HISA_ERR_COMM, and poisons the communicator; the
- * selection and the workspace are then undefined, and must stay allocated until the communicator is destroyed. */
+ * the selection is not written. A lost peer gives HISA_ERR_TIMEOUT or HISA_ERR_COMM, here or from
+ * hisa_index_synchronize, and poisons the communicator; the selection and the workspace are then undefined, and must
+ * stay allocated until the communicator is destroyed. */
 HISA_API hisa_status_t hisa_select(hisa_index_t *index, const hisa_queries_t *queries,
                                    const hisa_select_options_t *options, const hisa_selection_t *selection,
                                    void *workspace, size_t workspace_bytes, void *stream);
+
+/* Waits until what was enqueued on the stream has been done. To be used after hisa_select where others would
+ * synchronise the stream: over NCCL a lost peer leaves work on it that never ends, and this call gives up on it.
+ * HISA_ERR_TIMEOUT or HISA_ERR_COMM: a peer was lost, or the stream did not run out within the communicator's deadline
+ * from when the call began (a single rank waits without one); the ranks that can still be reached agree on one status,
+ * the communicator is poisoned, and the selection is undefined, as if hisa_select had failed. HISA_ERR_DEVICE: what was
+ * enqueued failed. Returns at once on the CPU backend. Local as long as all goes well. Not while the stream is being
+ * captured. */
+HISA_API hisa_status_t hisa_index_synchronize(hisa_index_t *index, void *stream);
 
 /* ---------------------------------------------------------------------------------------------- statistics */
 

@@ -81,7 +81,7 @@ typedef struct hisa_tile {
     const uint8_t *q;      /* [..][H][D], by row.source */
     const float *weights;  /* [..][H], by row.source */
     void *prepared;        /* queries_bytes(rows), by prepare_queries */
-    void *scratch;         /* scratch_bytes(...): the operation under way */
+    void *scratch;         /* scratch_bytes(...): the operation under way. Tiles may share it on one stream */
 } hisa_tile_t;
 
 /* Which blocks a row keeps. */
@@ -104,7 +104,8 @@ typedef struct hisa_output {
     float *scores;    /* [..][k] or NULL */
 } hisa_output_t;
 
-enum { HISA_MARKS = 64 }; /* slots of a device's clock: some ten tiles of a timed call before they must be read */
+enum { HISA_EVENTS = 40 }; /* of a device: for each phase of three tiles under way, and some to spare */
+enum { HISA_MARKS = 64 };  /* slots of a device's clock: some ten tiles of a timed call before they must be read */
 
 /* How scores are rounded. Those of equal arithmetic are equal to the bit on any input; those of different ones only
  * where every sum is exact. The numbers travel between ranks: append, never renumber. */
@@ -130,11 +131,24 @@ typedef struct hisa_backend_ops {
     /* 256-byte aligned, zeroed. HISA_ERR_NO_MEMORY. */
     hisa_status_t (*alloc)(hisa_device_t *device, int64_t bytes, void **memory);
     void (*release)(hisa_device_t *device, void *memory);
+    /* Host memory, zeroed, that operations write to in stream order: where sizes are read back. */
+    hisa_status_t (*alloc_host)(hisa_device_t *device, int64_t bytes, void **memory);
+    void (*release_host)(hisa_device_t *device, void *memory);
     hisa_status_t (*copy)(hisa_device_t *device, void *to, const void *from, int64_t bytes, void *stream);
     /* To and from host memory; waits. */
     hisa_status_t (*to_host)(hisa_device_t *device, void *host, const void *from, int64_t bytes, void *stream);
     hisa_status_t (*from_host)(hisa_device_t *device, void *to, const void *host, int64_t bytes, void *stream);
     hisa_status_t (*synchronize)(hisa_device_t *device, void *stream);
+    /* Points in a stream, made with the device: HISA_EVENTS of them, that the caller numbers. NULL where an operation
+     * has finished when it returns. record: event `event` is from now on where the stream now ends. await: what is
+     * enqueued on this stream from now on comes after the event, wherever it was recorded. passed: whether the event's
+     * stream has got there, without waiting; it is also where the failure of what was enqueued shows. */
+    hisa_status_t (*record)(hisa_device_t *device, int32_t event, void *stream);
+    hisa_status_t (*await)(hisa_device_t *device, int32_t event, void *stream);
+    hisa_status_t (*passed)(hisa_device_t *device, int32_t event, bool *done);
+    /* A second stream, made with the device, for what runs beside the caller's: ordered by events alone, even if the
+     * caller's is the default stream. NULL where there are no events. */
+    void *(*exchange_stream)(const hisa_device_t *device);
     /* The backend's own clock, for timed calls; both NULL where an operation has finished when it returns. mark: notes
      * when the stream gets here, as number `slot`. Makes what it needs at a slot's first use. HISA_ERR_UNSUPPORTED
      * while the stream is captured. marked: waits until both have been passed, and gives the time between. */
@@ -206,11 +220,11 @@ typedef struct hisa_backend_ops {
      * included; the second part sends: for the other segments' rows, by segment, row and block, from `send_begin` on.
      * work [tile.rows][keep.width]: place in the pool of each kept block that this rank scores, -1 for others.
      * place [tile.rows][keep.width], own rows only: place in the pool of each kept block's scores.
-     * send_blocks, recv_blocks: host, [ranks]: blocks of scores to and from each rank. Waits for the stream. */
+     * sizes: of alloc_host, [2][ranks]: blocks of scores to, then from each rank, written when the stream gets there.
+     */
     hisa_status_t (*plan_tokens)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                  const hisa_segment_t *segments, int32_t width, const int32_t *kept, int64_t send_begin,
-                                 int32_t *work, int32_t *place, int64_t *send_blocks, int64_t *recv_blocks,
-                                 void *stream);
+                                 int32_t *work, int32_t *place, int64_t *sizes, void *stream);
     /* Scores the tokens of kept blocks with work >= 0 into pool[work * B ..]; what lies outside the row's window is not
      * defined. work NULL (backends with keep_blocks only): each kept block j of row r that is not -1, into
      * pool[(r * width + j) * B ..]. keys_scored as in score_blocks. */
@@ -252,15 +266,14 @@ typedef struct hisa_backend_ops {
     hisa_status_t (*flat_scan)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t top_k,
                                int32_t list_width, uint64_t *list, uint64_t *bound, int64_t *keys_scored, void *stream);
     /* Drops entries below the best of the ranks' bounds (bounds [ranks][rows]) and packs the rest in tile order; counts
-     * [rows]: entries left of each row; host send [n_segments]: entries of each segment. In place (list is the packed
-     * array). Waits for the stream. */
+     * [rows]: entries left of each row. In place (list is the packed array). */
     hisa_status_t (*flat_trim)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                               const hisa_segment_t *segments, int32_t list_width, const uint64_t *bounds,
-                               uint64_t *list, int32_t *counts, int64_t *send, void *stream);
-    /* Host recv [ranks]: entries that each rank holds for the rows of segment `self`, by counts [ranks][rows]. Waits.
-     */
-    hisa_status_t (*flat_receive)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                  const hisa_segment_t *self, const int32_t *counts, int64_t *recv, void *stream);
+                               int32_t list_width, const uint64_t *bounds, uint64_t *list, int32_t *counts,
+                               void *stream);
+    /* By counts [ranks][rows]. sizes: of alloc_host, [2][ranks]: entries that this rank holds for each segment, then
+     * those that each rank holds for this rank's own; written when the stream gets there. */
+    hisa_status_t (*flat_sizes)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                const hisa_segment_t *segments, const int32_t *counts, int64_t *sizes, void *stream);
     /* Merges for tile rows [row_begin, row_begin + rows). Entries of rank p start at lists[offsets[p]] (host offsets,
      * [ranks]), packed by row: counts [ranks][tile rows] entries each, or list_width each if counts is NULL.
      * positions [..][k] (by place in the tile): ascending, padded with -1; selected (may be NULL) [..][k] scores;

@@ -32,8 +32,8 @@ static hisa_status_t lay_out_host(hisa_index_t *index, const hisa_index_config_t
     index->lengths = calloc(sequences, sizeof *index->lengths);
     index->offsets = calloc(sequences, sizeof *index->offsets);
     index->bases = calloc(sequences, sizeof *index->bases);
-    index->counts = calloc(8 * ranks, sizeof *index->counts);
-    index->segments = calloc(ranks, sizeof *index->segments);
+    index->counts = calloc(7 * ranks, sizeof *index->counts);
+    index->segments = calloc(HISA_LANES * ranks, sizeof *index->segments);
     if (index->lengths == NULL || index->offsets == NULL || index->bases == NULL || index->counts == NULL ||
         index->segments == NULL) {
         return hisa_fail(HISA_ERR_NO_MEMORY, "cannot allocate the tables of %d sequences", config->num_sequences);
@@ -135,6 +135,12 @@ static hisa_status_t build(const hisa_index_config_t *config, hisa_comm_t *comm,
     if (status == HISA_OK) {
         status = take_store(fresh);
     }
+    if (status == HISA_OK) {
+        void *sizes = NULL;
+        status = ops->alloc_host(fresh->device, INT64_C(2) * HISA_LANES * comm->size * (int64_t)sizeof *fresh->sizes,
+                                 &sizes);
+        fresh->sizes = sizes;
+    }
     const int64_t bytes = config->num_sequences * (int64_t)sizeof(int32_t);
     if (status == HISA_OK) {
         status = ops->from_host(fresh->device, fresh->shard.offsets, fresh->offsets, bytes, NULL);
@@ -201,6 +207,7 @@ void hisa_index_destroy(hisa_index_t *index) {
         for (size_t i = 0; i < sizeof memory / sizeof memory[0]; ++i) {
             ops->release(index->device, memory[i]);
         }
+        ops->release_host(index->device, index->sizes);
         ops->close(index->device);
     }
     free(index->lengths);

@@ -124,6 +124,9 @@ static hisa_status_t select_chunk(audit_t *audit, int m, int64_t begin, int64_t 
                                        audit->workspace_bytes, audit->stream);
     const int64_t entries = chunk_rows * audit->options.top_k;
     if (status == HISA_OK) {
+        status = hisa_index_synchronize(audit->index, audit->stream); /* a copy would wait without a deadline */
+    }
+    if (status == HISA_OK) {
         status = ops->to_host(device, audit->host_indices[m], selection.indices, entries * (int64_t)sizeof(int32_t),
                               audit->stream);
     }
@@ -288,7 +291,7 @@ static hisa_status_t prepare(audit_t *audit, hisa_status_t status) {
     hisa_comm_t *comm = audit->index->comm;
     const int64_t mine = status == HISA_OK ? audit->queries->num_rows : 0;
     const hisa_agree_value_t values[] = {{"queries_on", audit->options.queries_on}, {"top_k", audit->options.top_k}};
-    audit->rank_rows = audit->index->counts + INT64_C(7) * comm->size;
+    audit->rank_rows = audit->index->counts + INT64_C(6) * comm->size;
     status = hisa_comm_agree_values(comm, status, values, 2, mine, audit->rank_rows);
     if (status != HISA_OK) {
         return status;

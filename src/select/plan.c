@@ -3,6 +3,10 @@
 #include "base/checked.h"
 #include "base/error.h"
 
+/* Tiles that a pipelined call is cut into: with fewer, more of the first and of the last stands alone; with more, or
+ * smaller ones, kernels find too little to share. */
+enum { PIPELINE_TILES = 6, PIPELINE_ROWS = 256 };
+
 enum { ALIGNMENT = 256, PART_ALIGNMENT = 1024 /* a block of scores at the largest B */ };
 
 static int64_t round_up(int64_t bytes, int64_t alignment) { return hisa_ceil_div(bytes, alignment) * alignment; }
@@ -55,11 +59,18 @@ static int64_t row_bytes(const hisa_index_t *index, const hisa_plan_t *plan) {
 static void set_rows(const hisa_index_t *index, const hisa_select_options_t *options, int64_t rows, hisa_plan_t *plan) {
     const int64_t ranks = index->shard.ranks;
     const hisa_backend_ops_t *ops = hisa_index_ops(index);
+    const bool pipelined = ops->exchange_stream != NULL && ranks > 1 && plan->exchange == HISA_EXCHANGE_OWNER;
     int64_t tile = options->tile_rows;
     if (tile == 0) {
-        tile = hisa_min(ops->tile_rows, hisa_max(1, ops->tile_budget / row_bytes(index, plan)));
+        const int64_t budget = ops->tile_budget / (pipelined ? HISA_LANES : 1);
+        tile = hisa_min(ops->tile_rows, hisa_max(1, budget / row_bytes(index, plan)));
+        if (pipelined) {
+            tile = hisa_min(tile, hisa_max(PIPELINE_ROWS, hisa_ceil_div(rows, PIPELINE_TILES)));
+        }
     }
     plan->tile_rows = hisa_max(1, hisa_min(tile, rows));
+    /* All of this grows with the rows: fewer of them never need more workspace. */
+    plan->lanes = pipelined ? (int32_t)hisa_max(1, hisa_min(HISA_LANES, hisa_ceil_div(rows, plan->tile_rows))) : 1;
     plan->rows_cap = plan->tile_rows + (ranks > 1 ? ranks : 0);
     /* Sharded queries may all be one rank's. */
     plan->own_cap = plan->rows_cap;
@@ -142,19 +153,21 @@ hisa_status_t hisa_plan_make(const hisa_index_t *index, const hisa_select_option
     carver_t carver = {0};
     *plan = (hisa_plan_t){.exchange = exchange};
     /* Who asks for an exchange by name gets its way even on one rank. */
-    plan->single = shard->ranks == 1 && !flat && options->exchange == HISA_EXCHANGE_AUTO && ops->keep_blocks != NULL;
+    plan->single = shard->ranks == 1 && options->exchange == HISA_EXCHANGE_AUTO && (flat || ops->keep_blocks != NULL);
     set_widths(index, options, plan);
     set_rows(index, options, rows, plan);
+    plan->scratch = carve(&carver,
+                          ops->scratch_bytes(index->device, plan->rows_cap, plan->keep.width, options->top_k,
+                                             index->local_blocks, shard->ranks, flat),
+                          1);
+    plan->lane_begin = carver.next;
+    carver.next = 0;
     plan->row = carve(&carver, plan->rows_cap, sizeof(hisa_row_t));
     if (options->queries_on == HISA_QUERIES_SHARDED) {
         plan->q = carve(&carver, plan->rows_cap * shard->num_heads, shard->head_dim);
         plan->weights = carve(&carver, plan->rows_cap * shard->num_heads, sizeof(float));
     }
     plan->prepared = carve(&carver, ops->queries_bytes(index->device, plan->rows_cap), 1);
-    plan->scratch = carve(&carver,
-                          ops->scratch_bytes(index->device, plan->rows_cap, plan->keep.width, options->top_k,
-                                             index->local_blocks, shard->ranks, flat),
-                          1);
     if (flat) {
         carve_flat(index, options, &carver, plan);
     } else if (plan->single) {
@@ -162,7 +175,9 @@ hisa_status_t hisa_plan_make(const hisa_index_t *index, const hisa_select_option
     } else {
         carve_two_stage(index, options, &carver, plan);
     }
-    plan->bytes = carver.next;
+    plan->lane_bytes = carver.next;
+    carver.overflow = carver.overflow || plan->lane_bytes > INT64_MAX / (INT64_C(2) * HISA_LANES);
+    plan->bytes = carver.overflow ? 0 : plan->lane_begin + plan->lanes * plan->lane_bytes;
     /* Places in the pool are int32. */
     if (carver.overflow || plan->bytes / shard->block_size > INT32_MAX) {
         return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "the workspace of tiles of %lld rows would not fit: set tile_rows",

@@ -14,12 +14,16 @@ typedef struct hisa_plan {
     int64_t rows_cap;     /* most rows in a tile: dealing adds up to one row a rank */
     int64_t own_cap;      /* most rows of a tile that one rank merges */
     int64_t pool_receive; /* blocks in the receiving part of the pool */
-    /* Offsets into the workspace, in bytes; 256-byte aligned. */
+    int32_t lanes;        /* tiles under way at a time: more than one where exchanges run beside the computing */
+    /* The workspace, in bytes; 256-byte aligned: scratch that all tiles share, then a part for each lane. */
+    int64_t scratch;
+    int64_t lane_begin;
+    int64_t lane_bytes;
+    /* Offsets into a lane's part. */
     int64_t row; /* hisa_row_t [rows_cap] */
     int64_t q;   /* gathered queries, weights, and rows to be gathered (sharded queries only) */
     int64_t weights;
     int64_t prepared;
-    int64_t scratch;
     int64_t lists;     /* blocks: uint64 [ranks][rows][list_width]; one-shot: a rank's part also holds its pool */
     int64_t kept;      /* int32 [rows][keep.width] */
     int64_t place;     /* int32 [rows][keep.width] */

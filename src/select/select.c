@@ -161,8 +161,6 @@ static void bind_scratch(hisa_run_t *run) {
     run->send_offsets = counts + 3 * ranks;
     run->recv_bytes = counts + 4 * ranks;
     run->recv_offsets = counts + 5 * ranks;
-    run->spare = counts + 6 * ranks;
-    run->segments = run->index->segments;
 }
 
 /* Who merges which rows. Sharded: each rank its own; replicated: equal shares. */

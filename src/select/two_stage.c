@@ -17,28 +17,28 @@ static picked_t picked_of(const hisa_run_t *run) {
     return picked;
 }
 
-static hisa_status_t emit(hisa_run_t *run, const picked_t *picked) {
+static hisa_status_t emit(hisa_run_t *run, const picked_t *picked, void *stream) {
     const hisa_output_t output = hisa_run_output(run);
     const hisa_status_t status =
-        run->ops->emit(run->index->device, &run->index->shard, &run->tile, run->plan.keep.width, picked->kept,
-                       picked->bitmap, picked->selected, &output, run->stream);
+        run->ops->emit(run->index->device, &run->index->shard, &run->lane->tile, run->plan.keep.width, picked->kept,
+                       picked->bitmap, picked->selected, &output, stream);
     return status == HISA_OK ? hisa_run_step(run, HISA_STEP_EMIT) : status;
 }
 
 /* Scores this rank's blocks into its own part of the lists. */
-static hisa_status_t score_blocks(hisa_run_t *run, uint64_t *own_list) {
+static hisa_status_t score_blocks(hisa_run_t *run, uint64_t *own_list, void *stream) {
     int64_t *scored = &run->index->stats.steps[HISA_STEP_SCORE_BLOCKS].keys_scored;
     const hisa_status_t status =
-        run->ops->score_blocks(run->index->device, &run->index->shard, &run->tile, &run->plan.keep,
-                               run->plan.list_width, own_list, scored, run->stream);
+        run->ops->score_blocks(run->index->device, &run->index->shard, &run->lane->tile, &run->plan.keep,
+                               run->plan.list_width, own_list, scored, stream);
     return status == HISA_OK ? hisa_run_step(run, HISA_STEP_SCORE_BLOCKS) : status;
 }
 
-static hisa_status_t score_tokens(hisa_run_t *run, int32_t width, const int32_t *kept, const int32_t *work,
-                                  float *pool) {
+static hisa_status_t score_tokens(hisa_run_t *run, int32_t width, const int32_t *kept, const int32_t *work, float *pool,
+                                  void *stream) {
     int64_t *scored = &run->index->stats.steps[HISA_STEP_SCORE_TOKENS].keys_scored;
-    const hisa_status_t status = run->ops->score_tokens(run->index->device, &run->index->shard, &run->tile, width, kept,
-                                                        work, pool, scored, run->stream);
+    const hisa_status_t status = run->ops->score_tokens(run->index->device, &run->index->shard, &run->lane->tile, width,
+                                                        kept, work, pool, scored, stream);
     return status == HISA_OK ? hisa_run_step(run, HISA_STEP_SCORE_TOKENS) : status;
 }
 
@@ -46,12 +46,12 @@ static hisa_status_t score_tokens(hisa_run_t *run, int32_t width, const int32_t 
 
 /* Block scores and token scores of each rank's own best blocks, a superset of its part of the kept ones, in one
  * all-gather; then each rank runs what a single one would run. */
-static hisa_status_t oneshot(hisa_run_t *run) {
+hisa_status_t hisa_run_two_stage_oneshot(hisa_run_t *run) {
     const hisa_plan_t *plan = &run->plan;
     const hisa_shard_t *shard = &run->index->shard;
     hisa_device_t *device = run->index->device;
-    const int64_t part = hisa_plan_part_bytes(plan, shard->block_size, run->tile.rows);
-    const int64_t pool_at = hisa_plan_part_pool(plan, run->tile.rows);
+    const int64_t part = hisa_plan_part_bytes(plan, shard->block_size, run->lane->tile.rows);
+    const int64_t pool_at = hisa_plan_part_pool(plan, run->lane->tile.rows);
     const bool tokens = plan->keep.mode == HISA_MODE_HISA;
     uint8_t *lists = hisa_run_at(run, plan->lists);
     uint64_t *own_list = (uint64_t *)(void *)(lists + shard->rank * part);
@@ -63,141 +63,176 @@ static hisa_status_t oneshot(hisa_run_t *run) {
     int64_t rows;
     hisa_run_oneshot_rows(run, &row_begin, &rows);
 
-    hisa_status_t status = score_blocks(run, own_list);
+    hisa_status_t status = score_blocks(run, own_list, run->stream);
     if (status == HISA_OK && tokens) {
-        status =
-            run->ops->list_to_work(device, run->tile.rows, plan->list_width, own_list, work_kept, work, run->stream);
+        status = run->ops->list_to_work(device, run->lane->tile.rows, plan->list_width, own_list, work_kept, work,
+                                        run->stream);
     }
     if (status == HISA_OK && tokens) {
-        status = score_tokens(run, plan->list_width, work_kept, work, own_pool);
+        status = score_tokens(run, plan->list_width, work_kept, work, own_pool, run->stream);
     }
     if (status == HISA_OK) {
         status = hisa_comm_allgather(run->index->comm, lists, part, run->stream);
     }
     if (status == HISA_OK) {
         const int64_t place_stride = part / ((int64_t)sizeof(float) * shard->block_size);
-        status = run->ops->merge_blocks(device, shard, &run->tile, &plan->keep, (const uint64_t *)(const void *)lists,
-                                        plan->list_width, part / (int64_t)sizeof(uint64_t), place_stride, row_begin,
-                                        rows, picked.kept, hisa_run_at(run, plan->place), picked.bitmap, run->stream);
+        status =
+            run->ops->merge_blocks(device, shard, &run->lane->tile, &plan->keep, (const uint64_t *)(const void *)lists,
+                                   plan->list_width, part / (int64_t)sizeof(uint64_t), place_stride, row_begin, rows,
+                                   picked.kept, hisa_run_at(run, plan->place), picked.bitmap, run->stream);
     }
     if (status == HISA_OK) {
         status = hisa_run_step(run, HISA_STEP_MERGE_BLOCKS);
     }
     if (status == HISA_OK && tokens) {
         const float *pool = (const float *)(const void *)(lists + pool_at);
-        status = run->ops->select_tokens(device, shard, &run->tile, plan->keep.width, run->options->top_k, row_begin,
-                                         rows, picked.kept, hisa_run_at(run, plan->place), pool, picked.bitmap,
-                                         picked.selected, run->stream);
+        status = run->ops->select_tokens(device, shard, &run->lane->tile, plan->keep.width, run->options->top_k,
+                                         row_begin, rows, picked.kept, hisa_run_at(run, plan->place), pool,
+                                         picked.bitmap, picked.selected, run->stream);
     }
     if (status == HISA_OK) {
         status = hisa_run_step(run, HISA_STEP_MERGE_TOKENS);
     }
-    return status == HISA_OK ? emit(run, &picked) : status;
+    return status == HISA_OK ? emit(run, &picked, run->stream) : status;
 }
 
 /* ---------------------------------------------------------------------------------------------- owner merge */
 
-/* Each rank's lists to the rows' owners, and the owners' kept blocks to all. */
-static hisa_status_t merge_blocks(hisa_run_t *run, const picked_t *picked) {
-    const hisa_plan_t *plan = &run->plan;
+/* The phases of pipeline.c: run.h says what each is for. */
+
+static hisa_status_t phase_score(hisa_run_t *run, void *stream) {
+    const int64_t part = run->lane->tile.rows * run->plan.list_width;
+    uint64_t *lists = hisa_run_at(run, run->plan.lists);
+    const hisa_status_t status = hisa_run_load(run, stream);
+    return status == HISA_OK ? score_blocks(run, lists + run->index->shard.rank * part, stream) : status;
+}
+
+/* Each rank's lists to the rows' owners. */
+static hisa_status_t phase_lists(hisa_run_t *run, void *stream) {
     const hisa_shard_t *shard = &run->index->shard;
-    const hisa_segment_t *own = &run->segments[shard->rank];
-    const int64_t list_bytes = plan->list_width * (int64_t)sizeof(uint64_t);
-    const int64_t part = run->tile.rows * list_bytes;
-    uint8_t *lists = hisa_run_at(run, plan->lists);
+    const hisa_segment_t *own = &run->lane->segments[shard->rank];
+    const int64_t list_bytes = run->plan.list_width * (int64_t)sizeof(uint64_t);
+    const int64_t part = run->lane->tile.rows * list_bytes;
+    uint8_t *lists = hisa_run_at(run, run->plan.lists);
     for (int32_t p = 0; p < shard->ranks; ++p) {
-        run->send_bytes[p] = run->segments[p].rows * list_bytes;
-        run->send_offsets[p] = shard->rank * part + run->segments[p].tile_begin * list_bytes;
+        run->send_bytes[p] = run->lane->segments[p].rows * list_bytes;
+        run->send_offsets[p] = shard->rank * part + run->lane->segments[p].tile_begin * list_bytes;
         run->recv_bytes[p] = own->rows * list_bytes;
         run->recv_offsets[p] = p * part + own->tile_begin * list_bytes;
     }
-    hisa_status_t status = hisa_comm_alltoallv(run->index->comm, lists, run->send_bytes, run->send_offsets, lists,
-                                               run->recv_bytes, run->recv_offsets, run->stream);
-    if (status == HISA_OK) {
-        status = run->ops->merge_blocks(run->index->device, shard, &run->tile, &plan->keep,
-                                        (const uint64_t *)(const void *)lists, plan->list_width,
-                                        run->tile.rows * plan->list_width, 0, own->tile_begin, own->rows, picked->kept,
-                                        NULL, picked->bitmap, run->stream);
-    }
-    if (status == HISA_OK) {
-        status = hisa_run_gather_rows(run, picked->kept, plan->keep.width * (int64_t)sizeof(int32_t));
-    }
-    return status == HISA_OK ? hisa_run_step(run, HISA_STEP_MERGE_BLOCKS) : status;
-}
-
-/* Token scores by position to the rows' owners: every rank knows the kept blocks and who owns them, so sizes and places
- * need no exchange. */
-static hisa_status_t exchange_scores(hisa_run_t *run, float *pool) {
-    const int32_t ranks = run->index->shard.ranks;
-    const int64_t block_bytes = run->index->shard.block_size * (int64_t)sizeof(float);
-    int64_t send = run->plan.pool_receive;
-    int64_t recv = 0;
-    for (int32_t p = 0; p < ranks; ++p) {
-        run->send_offsets[p] = send * block_bytes;
-        run->recv_offsets[p] = recv * block_bytes;
-        send += run->send_bytes[p];
-        recv += run->recv_bytes[p];
-        run->send_bytes[p] *= block_bytes;
-        run->recv_bytes[p] *= block_bytes;
-    }
-    return hisa_comm_alltoallv(run->index->comm, pool, run->send_bytes, run->send_offsets, pool, run->recv_bytes,
-                               run->recv_offsets, run->stream);
-}
-
-static hisa_status_t merge_tokens(hisa_run_t *run, const picked_t *picked) {
-    const hisa_plan_t *plan = &run->plan;
-    const hisa_shard_t *shard = &run->index->shard;
-    const hisa_segment_t *own = &run->segments[shard->rank];
-    int32_t *work = hisa_run_at(run, plan->work);
-    int32_t *place = hisa_run_at(run, plan->place);
-    float *pool = hisa_run_at(run, plan->pool);
-    /* Counts of blocks at first: exchange_scores makes bytes of them. */
-    hisa_status_t status =
-        run->ops->plan_tokens(run->index->device, shard, &run->tile, run->segments, plan->keep.width, picked->kept,
-                              plan->pool_receive, work, place, run->send_bytes, run->recv_bytes, run->stream);
-    if (status == HISA_OK) {
-        status = score_tokens(run, plan->keep.width, picked->kept, work, pool);
-    }
-    if (status == HISA_OK) {
-        status = exchange_scores(run, pool);
-    }
-    if (status == HISA_OK) {
-        status = run->ops->select_tokens(run->index->device, shard, &run->tile, plan->keep.width, run->options->top_k,
-                                         own->tile_begin, own->rows, picked->kept, place, pool, picked->bitmap,
-                                         picked->selected, run->stream);
-    }
+    const hisa_status_t status = hisa_comm_alltoallv(run->index->comm, lists, run->send_bytes, run->send_offsets, lists,
+                                                     run->recv_bytes, run->recv_offsets, stream);
+    hisa_run_count(run, HISA_STEP_MERGE_BLOCKS);
     return status;
 }
 
+static hisa_status_t phase_merge(hisa_run_t *run, void *stream) {
+    const hisa_plan_t *plan = &run->plan;
+    const hisa_shard_t *shard = &run->index->shard;
+    const hisa_segment_t *own = &run->lane->segments[shard->rank];
+    const picked_t picked = picked_of(run);
+    return run->ops->merge_blocks(run->index->device, shard, &run->lane->tile, &plan->keep,
+                                  hisa_run_at(run, plan->lists), plan->list_width,
+                                  run->lane->tile.rows * plan->list_width, 0, own->tile_begin, own->rows, picked.kept,
+                                  NULL, picked.bitmap, stream);
+}
+
+static hisa_status_t phase_kept(hisa_run_t *run, void *stream) {
+    const hisa_status_t status = hisa_run_gather_rows(run, hisa_run_at(run, run->plan.kept),
+                                                      run->plan.keep.width * (int64_t)sizeof(int32_t), stream);
+    return status == HISA_OK ? hisa_run_step(run, HISA_STEP_MERGE_BLOCKS) : status;
+}
+
+/* Every rank knows the kept blocks and who owns them, so sizes and places of the scores need no exchange. */
+static hisa_status_t phase_sizes(hisa_run_t *run, void *stream) {
+    const hisa_plan_t *plan = &run->plan;
+    return run->ops->plan_tokens(run->index->device, &run->index->shard, &run->lane->tile, run->lane->segments,
+                                 plan->keep.width, hisa_run_at(run, plan->kept), plan->pool_receive,
+                                 hisa_run_at(run, plan->work), hisa_run_at(run, plan->place), run->lane->sizes, stream);
+}
+
+static hisa_status_t phase_tokens(hisa_run_t *run, void *stream) {
+    const hisa_plan_t *plan = &run->plan;
+    return score_tokens(run, plan->keep.width, hisa_run_at(run, plan->kept), hisa_run_at(run, plan->work),
+                        hisa_run_at(run, plan->pool), stream);
+}
+
+/* Token scores by position to the rows' owners. */
+static hisa_status_t phase_scores(hisa_run_t *run, void *stream) {
+    const int32_t ranks = run->index->shard.ranks;
+    const int64_t block_bytes = run->index->shard.block_size * (int64_t)sizeof(float);
+    const int64_t *sizes = run->lane->sizes;
+    float *pool = hisa_run_at(run, run->plan.pool);
+    int64_t send = run->plan.pool_receive;
+    int64_t recv = 0;
+    for (int32_t p = 0; p < ranks; ++p) {
+        run->send_bytes[p] = sizes[p] * block_bytes;
+        run->send_offsets[p] = send * block_bytes;
+        run->recv_bytes[p] = sizes[ranks + p] * block_bytes;
+        run->recv_offsets[p] = recv * block_bytes;
+        send += sizes[p];
+        recv += sizes[ranks + p];
+    }
+    const hisa_status_t status = hisa_comm_alltoallv(run->index->comm, pool, run->send_bytes, run->send_offsets, pool,
+                                                     run->recv_bytes, run->recv_offsets, stream);
+    hisa_run_count(run, HISA_STEP_MERGE_TOKENS);
+    return status;
+}
+
+static hisa_status_t phase_select(hisa_run_t *run, void *stream) {
+    const hisa_plan_t *plan = &run->plan;
+    const hisa_segment_t *own = &run->lane->segments[run->index->shard.rank];
+    const picked_t picked = picked_of(run);
+    return run->ops->select_tokens(run->index->device, &run->index->shard, &run->lane->tile, plan->keep.width,
+                                   run->options->top_k, own->tile_begin, own->rows, picked.kept,
+                                   hisa_run_at(run, plan->place), hisa_run_at(run, plan->pool), picked.bitmap,
+                                   picked.selected, stream);
+}
+
 /* The owners' results to whoever wants them: a bit a candidate, and the scores only where they are asked for. */
-static hisa_status_t spread(hisa_run_t *run, const picked_t *picked) {
+static hisa_status_t phase_spread(hisa_run_t *run, void *stream) {
     const int64_t bitmap_bytes = (int64_t)run->plan.keep.width * run->index->shard.block_size / 8;
+    const picked_t picked = picked_of(run);
     hisa_status_t status = HISA_OK;
     if (run->options->placement != HISA_PLACE_OWNER) {
-        status = hisa_run_gather_rows(run, picked->bitmap, bitmap_bytes);
-        if (status == HISA_OK && picked->selected != NULL) {
-            status = hisa_run_gather_rows(run, picked->selected, run->options->top_k * (int64_t)sizeof(float));
+        status = hisa_comm_begin(run->index->comm);
+        if (status == HISA_OK) {
+            status = hisa_run_gather_rows(run, picked.bitmap, bitmap_bytes, stream);
+        }
+        if (status == HISA_OK && picked.selected != NULL) {
+            status = hisa_run_gather_rows(run, picked.selected, run->options->top_k * (int64_t)sizeof(float), stream);
+        }
+        if (status == HISA_OK) {
+            status = hisa_comm_end(run->index->comm);
         }
     }
     return status == HISA_OK ? hisa_run_step(run, HISA_STEP_MERGE_TOKENS) : status;
 }
 
-static hisa_status_t owner_merge(hisa_run_t *run) {
+static hisa_status_t phase_emit(hisa_run_t *run, void *stream) {
     const picked_t picked = picked_of(run);
-    uint64_t *lists = hisa_run_at(run, run->plan.lists);
-    hisa_status_t status = score_blocks(run, lists + run->index->shard.rank * run->tile.rows * run->plan.list_width);
-    if (status == HISA_OK) {
-        status = merge_blocks(run, &picked);
-    }
-    if (status == HISA_OK && run->plan.keep.mode == HISA_MODE_HISA) {
-        status = merge_tokens(run, &picked);
-    }
-    if (status == HISA_OK) {
-        status = spread(run, &picked);
-    }
-    return status == HISA_OK ? emit(run, &picked) : status;
+    return emit(run, &picked, stream);
 }
 
-hisa_status_t hisa_run_two_stage(hisa_run_t *run) {
-    return run->plan.exchange == HISA_EXCHANGE_ONESHOT ? oneshot(run) : owner_merge(run);
-}
+const hisa_way_t hisa_way_hisa = {.phase = {[HISA_PHASE_COPY] = hisa_run_copy,
+                                            [HISA_PHASE_GATHER] = hisa_run_gather,
+                                            [HISA_PHASE_SCORE] = phase_score,
+                                            [HISA_PHASE_LISTS] = phase_lists,
+                                            [HISA_PHASE_MERGE] = phase_merge,
+                                            [HISA_PHASE_KEPT] = phase_kept,
+                                            [HISA_PHASE_SIZES] = phase_sizes,
+                                            [HISA_PHASE_TOKENS] = phase_tokens,
+                                            [HISA_PHASE_SCORES] = phase_scores,
+                                            [HISA_PHASE_SELECT] = phase_select,
+                                            [HISA_PHASE_SPREAD] = phase_spread,
+                                            [HISA_PHASE_EMIT] = phase_emit}};
+
+/* The merge of blocks is the selection. */
+const hisa_way_t hisa_way_block = {.phase = {[HISA_PHASE_COPY] = hisa_run_copy,
+                                             [HISA_PHASE_GATHER] = hisa_run_gather,
+                                             [HISA_PHASE_SCORE] = phase_score,
+                                             [HISA_PHASE_LISTS] = phase_lists,
+                                             [HISA_PHASE_MERGE] = phase_merge,
+                                             [HISA_PHASE_KEPT] = phase_kept,
+                                             [HISA_PHASE_SPREAD] = phase_spread,
+                                             [HISA_PHASE_EMIT] = phase_emit}};

@@ -30,10 +30,9 @@ static void step_open(step_t *step, hisa_mode_t mode, int64_t rows, int64_t toke
     static uint8_t zeros[MOST_ROWS * HEADS * 128];
     const hisa_index_config_t config = gpu_config(&drift, HISA_BACKEND_CUDA, BLOCK);
     *step = (step_t){.options = gpu_options(mode)};
-    if (hisa_comm_size(gpu_comm) > 1) {
-        step->options.exchange = HISA_EXCHANGE_ONESHOT; /* the one that can be captured */
-    }
     step->options.flags = rows % 2 == 0 ? HISA_SELECT_UNCHECKED : 0u;
+    /* What can be captured; by name, one rank takes the way of several as well. */
+    step->options.exchange = rows % 3 == 2 || hisa_comm_size(gpu_comm) > 1 ? HISA_EXCHANGE_ONESHOT : HISA_EXCHANGE_AUTO;
     ck_ok(hisa_index_create(&config, gpu_comm, &step->index));
     gpu_append(step->index, &drift, 0, tokens);
     step->stage.index = step->index;

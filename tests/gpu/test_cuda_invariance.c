@@ -94,43 +94,59 @@ END_TEST
 
 /* ---------------------------------------------------------------------------------------------- ranks */
 
+/* How the ranks are made to come to the same result. */
+typedef struct way {
+    int count;
+    hisa_select_options_t options;
+    int64_t stripe;
+    int64_t rows[RANKS]; /* sharded queries: each rank's */
+    int64_t first[RANKS];
+} way_t;
+
 typedef struct rank_run {
     hisa_comm_t *comm;
-    const hisa_select_options_t *options;
-    int64_t stripe;
+    const way_t *way;
     results_t results;
     hisa_status_t status;
     char message[256];
 } rank_run_t;
 
-static hisa_status_t fill_and_select(rank_run_t *run, hisa_index_t *index, stage_t *stage) {
+static hisa_status_t fill_and_select(rank_run_t *run, hisa_index_t *index, stage_t *stage, cudaStream_t stream) {
+    const way_t *way = run->way;
+    const int rank = hisa_comm_rank(run->comm);
+    const bool sharded = way->options.queries_on == HISA_QUERIES_SHARDED;
+    const int64_t first = sharded ? way->first[rank] : 0;
     hisa_queries_t queries;
     hisa_selection_t selection;
     size_t bytes = 0;
     hisa_queries_init(&queries);
     hisa_selection_init(&selection);
-    queries.num_rows = ROWS;
-    queries.q = drift.q;
-    queries.weights = drift.weights;
-    queries.window_begin = drift.begins;
-    queries.window_end = drift.ends;
-    const hisa_queries_t staged = stage_queries(stage, &queries);
-    const size_t cells = (size_t)ROWS * (size_t)run->options->top_k;
+    queries.num_rows = sharded ? way->rows[rank] : ROWS;
+    queries.q = drift.q + first * HEADS * 128;
+    queries.weights = drift.weights + first * HEADS;
+    queries.window_begin = drift.begins + first;
+    queries.window_end = drift.ends + first;
+    hisa_queries_t staged = stage_queries(stage, &queries);
+    staged.rows_per_rank = sharded && way->count % 2 == 0 ? way->rows : NULL;
+    const size_t cells = (size_t)ROWS * (size_t)way->options.top_k;
     selection.indices = stage_in_out(stage, run->results.indices, cells * sizeof(int32_t));
     selection.counts = stage_in_out(stage, run->results.counts, ROWS * sizeof(int32_t));
     selection.scores = stage_in_out(stage, run->results.scores, cells * sizeof(float));
     const uint8_t *keys = stage_in(stage, drift.keys, (size_t)TOKENS * 128);
     const float *scales = stage_in(stage, drift.scales, TOKENS * sizeof(float));
-    hisa_status_t status = hisa_index_append(index, 0, TOKENS, keys, scales, HISA_KEYS_REPLICATED, NULL);
+    hisa_status_t status = hisa_index_append(index, 0, TOKENS, keys, scales, HISA_KEYS_REPLICATED, stream);
     if (status == HISA_OK) {
-        status = hisa_select_workspace_size(index, run->options, ROWS, &bytes);
+        status = hisa_select_workspace_size(index, &way->options, ROWS, &bytes);
     }
     void *workspace = NULL;
     if (status == HISA_OK) {
         status = hisa_index_ops(index)->alloc(index->device, (int64_t)bytes, &workspace);
     }
+    for (int call = 0; call < 2 && status == HISA_OK; ++call) { /* the second right behind the first */
+        status = hisa_select(index, &staged, &way->options, &selection, workspace, bytes, stream);
+    }
     if (status == HISA_OK) {
-        status = hisa_select(index, &staged, run->options, &selection, workspace, bytes, NULL);
+        status = hisa_index_synchronize(index, stream);
     }
     stage_back(stage);
     hisa_index_ops(index)->release(index->device, workspace);
@@ -141,22 +157,130 @@ static void *run_rank(void *argument) {
     rank_run_t *run = argument;
     hisa_index_config_t config = gpu_config(&drift, HISA_BACKEND_CUDA, BLOCK);
     hisa_index_t *index = NULL;
-    config.stripe = run->stripe;
+    cudaStream_t stream = NULL; /* rank 0: the default one */
+    config.stripe = run->way->stripe;
     run->status = hisa_index_create(&config, run->comm, &index);
+    if (run->status == HISA_OK && hisa_comm_rank(run->comm) > 0) {
+        ck_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    }
     if (run->status == HISA_OK) {
         stage_t stage = {.index = index};
-        run->status = fill_and_select(run, index, &stage);
+        run->status = fill_and_select(run, index, &stage, stream);
         stage_end(&stage);
     }
     snprintf(run->message, sizeof run->message, "%s", hisa_last_error());
     hisa_index_destroy(index);
+    if (stream != NULL) {
+        cudaStreamDestroy(stream);
+    }
     return NULL;
 }
 
+/* Gathers what each rank has of row r, a rank's results as its placement gives them, back into one row of all. */
+static void merge_local(const way_t *way, const rank_run_t *run, int64_t r, results_t *got) {
+    const hisa_layout_t layout = {
+        .stripe = way->stripe == HISA_STRIPE_CONTIGUOUS
+                      ? hisa_layout_contiguous_stripe(gpu_config(&drift, HISA_BACKEND_CUDA, BLOCK).capacity, way->count,
+                                                      BLOCK)
+                      : way->stripe,
+        .ranks = way->count,
+        .block_size = BLOCK};
+    const int64_t k = got->k;
+    int32_t at[RANKS] = {0};
+    int32_t n = 0;
+    for (;; ++n) {
+        int64_t best = INT64_MAX;
+        int from = -1;
+        for (int p = 0; p < way->count; ++p) {
+            const int32_t slot = at[p] < run[p].results.counts[r] ? run[p].results.indices[r * k + at[p]] : -1;
+            const int64_t position =
+                slot < 0 ? INT64_MAX : hisa_layout_global(&layout, p, slot / BLOCK) * BLOCK + slot % BLOCK;
+            from = position < best ? p : from;
+            best = position < best ? position : best;
+        }
+        if (from < 0) {
+            break;
+        }
+        got->indices[r * k + n] = (int32_t)best;
+        if (got->scores != NULL) {
+            got->scores[r * k + n] = run[from].results.scores[r * k + at[from]];
+        }
+        ++at[from];
+    }
+    got->counts[r] = n;
+    for (int64_t i = n; i < k; ++i) {
+        got->indices[r * k + i] = -1;
+        if (got->scores != NULL) {
+            got->scores[r * k + i] = 0;
+        }
+    }
+}
+
+static void compare(const way_t *way, const rank_run_t *run, const results_t *all, const char *what) {
+    if (way->options.placement == HISA_PLACE_LOCAL) {
+        results_t got = results_make(ROWS, &way->options);
+        for (int64_t r = 0; r < ROWS; ++r) {
+            merge_local(way, run, r, &got);
+        }
+        results_same(all, 0, &got, what);
+        results_free(&got);
+        return;
+    }
+    for (int p = 0; p < way->count; ++p) {
+        results_t own = run[p].results;
+        int64_t first = 0;
+        if (way->options.placement == HISA_PLACE_OWNER) {
+            const bool sharded = way->options.queries_on == HISA_QUERIES_SHARDED;
+            first = sharded ? way->first[p] : ROWS * (int64_t)p / way->count;
+            own.rows = sharded ? way->rows[p] : ROWS * (p + INT64_C(1)) / way->count - first;
+        }
+        results_same(all, first, &own, what);
+    }
+}
+
+static void run_way(const way_t *way, const results_t *all, const char *scorer) {
+    hisa_comm_t *comms[RANKS] = {NULL};
+    rank_run_t run[RANKS];
+    pthread_t thread[RANKS];
+    char what[256];
+    snprintf(what, sizeof what, "%s, %d ranks, exchange %d, tiles of %d, queries %d, results %d, flags %u", scorer,
+             way->count, way->options.exchange, way->options.tile_rows, way->options.queries_on, way->options.placement,
+             way->options.flags);
+    ck_ok(thread_comm_create(way->count, comms));
+    thread_comm_delay(comms[0], way->options.tile_rows == 9 ? 300 : 0);
+    for (int r = 0; r < way->count; ++r) {
+        run[r] = (rank_run_t){.comm = comms[r], .way = way, .results = results_make(ROWS, &way->options)};
+        ck_assert_int_eq(pthread_create(&thread[r], NULL, run_rank, &run[r]), 0);
+    }
+    for (int r = 0; r < way->count; ++r) {
+        pthread_join(thread[r], NULL);
+    }
+    for (int r = 0; r < way->count; ++r) {
+        ck_assert_msg(run[r].status == HISA_OK, "%s, rank %d: %s", what, r, run[r].message);
+    }
+    compare(way, run, all, what);
+    for (int r = 0; r < way->count; ++r) {
+        results_free(&run[r].results);
+    }
+    thread_comm_destroy(way->count, comms);
+}
+
+/* Rows of each rank, uneven, the last but one without any; or all of them the last one's. */
+static void deal_queries(way_t *way, bool all_on_one) {
+    int64_t next = 0;
+    for (int r = 0; r < way->count; ++r) {
+        const bool last = r == way->count - 1;
+        way->first[r] = next;
+        way->rows[r] = last ? ROWS - next : (all_on_one || r == way->count - 2 ? 0 : (ROWS - next) / (2 + r));
+        next += way->rows[r];
+    }
+}
+
 START_TEST(ranks) {
+    static const int counts[] = {2, 3, RANKS};
+    static const int32_t tiles[] = {0, 9, 50}; /* one tile; many, with slow exchanges; three */
     hisa_select_options_t options;
     char scorer[64];
-    char what[128];
     if (!begin(_i, &options, scorer, sizeof scorer)) {
         return;
     }
@@ -164,29 +288,24 @@ START_TEST(ranks) {
     results_t all = results_make(ROWS, &options);
     gpu_select(index, &drift, &options, 0, 1, &all);
     hisa_index_destroy(index);
-    for (int count = 2; count <= RANKS; ++count) {
-        hisa_comm_t *comms[RANKS] = {NULL};
-        rank_run_t run[RANKS];
-        pthread_t thread[RANKS];
-        options.exchange = count % 2 == 0 ? HISA_EXCHANGE_OWNER : HISA_EXCHANGE_ONESHOT;
-        ck_ok(thread_comm_create(count, comms));
-        for (int r = 0; r < count; ++r) {
-            run[r] = (rank_run_t){.comm = comms[r],
-                                  .options = &options,
-                                  .stripe = count < 4 ? 1 : HISA_STRIPE_CONTIGUOUS,
-                                  .results = results_make(ROWS, &options)};
-            ck_assert_int_eq(pthread_create(&thread[r], NULL, run_rank, &run[r]), 0);
+    for (int c = 0; c < 3; ++c) {
+        for (int placement = HISA_PLACE_REPLICATED; placement <= HISA_PLACE_LOCAL; ++placement) {
+            /* Tiles, queries and stripe in turn, so that each meets each placement and number of ranks. */
+            for (int t = 0; t < 3; ++t) {
+                const int turn = c + placement + t;
+                way_t way = {.count = counts[c], .options = options, .stripe = turn % 2 ? 1 : HISA_STRIPE_CONTIGUOUS};
+                way.options.exchange = t == 0 && placement == c ? HISA_EXCHANGE_ONESHOT : HISA_EXCHANGE_OWNER;
+                way.options.placement = (hisa_placement_t)placement;
+                way.options.tile_rows = tiles[t];
+                way.options.queries_on = turn % 3 != 0 ? HISA_QUERIES_SHARDED : HISA_QUERIES_REPLICATED;
+                deal_queries(&way, turn % 3 == 1);
+                run_way(&way, &all, scorer);
+                if (t == 2) {
+                    way.options.flags |= HISA_SELECT_TIMED;
+                    run_way(&way, &all, scorer);
+                }
+            }
         }
-        for (int r = 0; r < count; ++r) {
-            pthread_join(thread[r], NULL);
-        }
-        for (int r = 0; r < count; ++r) {
-            snprintf(what, sizeof what, "%s, rank %d of %d", scorer, r, count);
-            ck_assert_msg(run[r].status == HISA_OK, "%s: %s", what, run[r].message);
-            results_same(&all, 0, &run[r].results, what);
-            results_free(&run[r].results);
-        }
-        thread_comm_destroy(count, comms);
     }
     results_free(&all);
 }

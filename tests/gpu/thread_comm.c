@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "comm/comm.h"
 
@@ -14,43 +15,60 @@ typedef struct shown {
     const uint8_t *data;
     const int64_t *bytes;
     const int64_t *offsets;
+    cudaEvent_t ready; /* its stream has filled the part in */
+    cudaEvent_t done;  /* its stream has taken what it wanted of the others' */
 } shown_t;
 
 typedef struct group {
     pthread_barrier_t barrier;
-    atomic_int agreeing; /* control calls entered so far, over all ranks */
-    shown_t shown[];     /* [ranks] */
+    struct timespec delay; /* of each data call, on the stream */
+    atomic_int agreeing;   /* control calls entered so far, over all ranks */
+    shown_t shown[];       /* [ranks] */
 } group_t;
 
-static hisa_status_t wait_for(cudaStream_t stream) {
-    const cudaError_t error = cudaStreamSynchronize(stream);
+static hisa_status_t status_of(cudaError_t error) {
     return error == cudaSuccess ? HISA_OK : hisa_fail(HISA_ERR_COMM, "%s", cudaGetErrorString(error));
 }
 
-/* Shows this rank's part once the stream has filled it in, and returns when all are shown. */
+static void CUDART_CB linger(void *delay) { nanosleep(delay, NULL); }
+
+/* Shows this rank's part, for when the stream has filled it in, and returns when all are shown and the stream waits for
+ * all of them. Nothing here waits for a stream: who orders its streams wrongly gets wrong bytes. */
 static hisa_status_t show(hisa_comm_t *comm, const void *data, const int64_t *bytes, const int64_t *offsets,
                           void *stream) {
     group_t *group = comm->impl;
-    const hisa_status_t status = wait_for(stream);
-    group->shown[comm->rank] = (shown_t){.data = data, .bytes = bytes, .offsets = offsets};
+    shown_t *own = &group->shown[comm->rank];
+    cudaError_t error = cudaEventRecord(own->ready, stream);
+    own->data = data;
+    own->bytes = bytes;
+    own->offsets = offsets;
     pthread_barrier_wait(&group->barrier);
-    return status;
+    for (int r = 0; r < comm->size && error == cudaSuccess; ++r) {
+        error = r == comm->rank ? cudaSuccess : cudaStreamWaitEvent(stream, group->shown[r].ready, 0);
+    }
+    if (error == cudaSuccess && group->delay.tv_nsec > 0) {
+        error = cudaLaunchHostFunc(stream, linger, &group->delay);
+    }
+    return status_of(error);
 }
 
-/* Returns when no rank looks at another's part any more. */
+/* Returns when the stream waits for all ranks to have taken what they wanted. An event is recorded again, and the parts
+ * shown change, only when all have been here. */
 static hisa_status_t hide(hisa_comm_t *comm, hisa_status_t status, void *stream) {
     group_t *group = comm->impl;
-    const hisa_status_t waited = wait_for(stream);
+    cudaError_t error = cudaEventRecord(group->shown[comm->rank].done, stream);
     pthread_barrier_wait(&group->barrier);
-    return status == HISA_OK ? waited : status;
+    for (int r = 0; r < comm->size && error == cudaSuccess; ++r) {
+        error = r == comm->rank ? cudaSuccess : cudaStreamWaitEvent(stream, group->shown[r].done, 0);
+    }
+    return status == HISA_OK ? status_of(error) : status;
 }
 
 static hisa_status_t take(void *to, const void *from, int64_t bytes, void *stream) {
     if (bytes == 0) {
         return HISA_OK;
     }
-    const cudaError_t error = cudaMemcpyAsync(to, from, (size_t)bytes, cudaMemcpyDeviceToDevice, stream);
-    return error == cudaSuccess ? HISA_OK : hisa_fail(HISA_ERR_COMM, "%s", cudaGetErrorString(error));
+    return status_of(cudaMemcpyAsync(to, from, (size_t)bytes, cudaMemcpyDeviceToDevice, stream));
 }
 
 static hisa_status_t allgatherv(hisa_comm_t *comm, void *buffer, const int64_t *bytes, const int64_t *offsets,
@@ -116,6 +134,11 @@ void thread_comm_await(const hisa_comm_t *comm, int calls) {
     }
 }
 
+void thread_comm_delay(const hisa_comm_t *comm, long microseconds) {
+    group_t *group = comm->impl;
+    group->delay.tv_nsec = 1000 * microseconds;
+}
+
 static void destroy(hisa_comm_t *comm) { (void)comm; /* the group is thread_comm_destroy's */ }
 
 static const hisa_comm_ops_t ops = {.name = "threads",
@@ -134,6 +157,12 @@ hisa_status_t thread_comm_create(int ranks, hisa_comm_t **comms) {
     }
     hisa_status_t status = HISA_OK;
     for (int r = 0; r < ranks && status == HISA_OK; ++r) {
+        status = status_of(cudaEventCreateWithFlags(&group->shown[r].ready, cudaEventDisableTiming));
+    }
+    for (int r = 0; r < ranks && status == HISA_OK; ++r) {
+        status = status_of(cudaEventCreateWithFlags(&group->shown[r].done, cudaEventDisableTiming));
+    }
+    for (int r = 0; r < ranks && status == HISA_OK; ++r) {
         status = hisa_comm_alloc(&ops, group, r, ranks, &comms[r]);
     }
     return status;
@@ -143,6 +172,8 @@ void thread_comm_destroy(int ranks, hisa_comm_t **comms) {
     group_t *group = comms[0]->impl;
     for (int r = 0; r < ranks; ++r) {
         hisa_comm_destroy(comms[r]);
+        cudaEventDestroy(group->shown[r].ready);
+        cudaEventDestroy(group->shown[r].done);
     }
     pthread_barrier_destroy(&group->barrier);
     free(group);

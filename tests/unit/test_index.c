@@ -190,6 +190,8 @@ START_TEST(lengths) {
     ck_assert_int_eq(length_of(index, 1), 17);
     ck_ok(hisa_index_truncate(index, 1, 0, NULL));
     ck_assert_int_eq(length_of(index, 1), 0);
+    ck_ok(hisa_index_synchronize(index, NULL));
+    ck_assert_int_eq(hisa_index_synchronize(NULL, NULL), HISA_ERR_INVALID_ARGUMENT);
     hisa_index_destroy(index);
 }
 END_TEST

@@ -83,8 +83,7 @@ hisa_status_t hisa_cpu_list_to_work(hisa_device_t *device, int64_t rows, int32_t
                                     int32_t *kept, int32_t *place, void *stream);
 hisa_status_t hisa_cpu_plan_tokens(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                    const hisa_segment_t *segments, int32_t width, const int32_t *kept,
-                                   int64_t send_begin, int32_t *work, int32_t *place, int64_t *send_blocks,
-                                   int64_t *recv_blocks, void *stream);
+                                   int64_t send_begin, int32_t *work, int32_t *place, int64_t *sizes, void *stream);
 
 int64_t hisa_cpu_score_tokens_scratch(int64_t rows, int32_t width);
 hisa_status_t hisa_cpu_score_tokens(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
@@ -105,10 +104,10 @@ hisa_status_t hisa_cpu_flat_scan(hisa_device_t *device, const hisa_shard_t *shar
                                  int32_t top_k, int32_t list_width, uint64_t *list, uint64_t *bound,
                                  int64_t *keys_scored, void *stream);
 hisa_status_t hisa_cpu_flat_trim(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                 const hisa_segment_t *segments, int32_t list_width, const uint64_t *bounds,
-                                 uint64_t *list, int32_t *counts, int64_t *send, void *stream);
-hisa_status_t hisa_cpu_flat_receive(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                    const hisa_segment_t *self, const int32_t *counts, int64_t *recv, void *stream);
+                                 int32_t list_width, const uint64_t *bounds, uint64_t *list, int32_t *counts,
+                                 void *stream);
+hisa_status_t hisa_cpu_flat_sizes(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                  const hisa_segment_t *segments, const int32_t *counts, int64_t *sizes, void *stream);
 hisa_status_t hisa_cpu_flat_merge(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                   int32_t top_k, int32_t list_width, const uint64_t *lists, const int64_t *offsets,
                                   const int32_t *counts, int64_t row_begin, int64_t rows, int32_t *positions,

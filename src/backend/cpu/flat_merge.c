@@ -7,8 +7,8 @@
 #include "base/checked.h"
 
 hisa_status_t hisa_cpu_flat_trim(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                 const hisa_segment_t *segments, int32_t list_width, const uint64_t *bounds,
-                                 uint64_t *list, int32_t *counts, int64_t *send, void *stream) {
+                                 int32_t list_width, const uint64_t *bounds, uint64_t *list, int32_t *counts,
+                                 void *stream) {
     (void)device;
     (void)stream;
     int64_t n = 0;
@@ -26,24 +26,24 @@ hisa_status_t hisa_cpu_flat_trim(hisa_device_t *device, const hisa_shard_t *shar
         }
         counts[r] = (int32_t)(n - begin);
     }
-    for (int32_t p = 0; p < shard->ranks; ++p) {
-        send[p] = 0;
-        for (int64_t r = 0; r < segments[p].rows; ++r) {
-            send[p] += counts[segments[p].tile_begin + r];
-        }
-    }
     return HISA_OK;
 }
 
-hisa_status_t hisa_cpu_flat_receive(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                    const hisa_segment_t *self, const int32_t *counts, int64_t *recv, void *stream) {
+static int64_t sum_counts(const int32_t *counts, const hisa_segment_t *segment) {
+    int64_t sum = 0;
+    for (int64_t r = 0; r < segment->rows; ++r) {
+        sum += counts[segment->tile_begin + r];
+    }
+    return sum;
+}
+
+hisa_status_t hisa_cpu_flat_sizes(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                  const hisa_segment_t *segments, const int32_t *counts, int64_t *sizes, void *stream) {
     (void)device;
     (void)stream;
     for (int32_t p = 0; p < shard->ranks; ++p) {
-        recv[p] = 0;
-        for (int64_t r = 0; r < self->rows; ++r) {
-            recv[p] += counts[p * tile->rows + self->tile_begin + r];
-        }
+        sizes[p] = sum_counts(counts + shard->rank * tile->rows, &segments[p]);
+        sizes[shard->ranks + p] = sum_counts(counts + p * tile->rows, &segments[shard->rank]);
     }
     return HISA_OK;
 }

@@ -165,10 +165,11 @@ static void plan_own_rows(const hisa_shard_t *shard, const hisa_tile_t *tile, co
 
 hisa_status_t hisa_cpu_plan_tokens(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                    const hisa_segment_t *segments, int32_t width, const int32_t *kept,
-                                   int64_t send_begin, int32_t *work, int32_t *place, int64_t *send_blocks,
-                                   int64_t *recv_blocks, void *stream) {
+                                   int64_t send_begin, int32_t *work, int32_t *place, int64_t *sizes, void *stream) {
     (void)device;
     (void)stream;
+    int64_t *send_blocks = sizes;
+    int64_t *recv_blocks = sizes + shard->ranks;
     int64_t next = send_begin;
     for (int32_t p = 0; p < shard->ranks; ++p) {
         recv_blocks[p] = 0;

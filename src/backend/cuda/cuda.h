@@ -15,6 +15,8 @@ typedef struct hisa_cuda {
     int ordinal;
     int32_t block_size;
     cudaEvent_t marks[HISA_MARKS]; /* NULL until first used, by timed calls only */
+    cudaEvent_t events[HISA_EVENTS];
+    cudaStream_t exchange; /* does not wait for the default stream */
     hisa_cuda_scorer_t scorer;
     int32_t num_sequences;
     int multiprocessors;
@@ -67,6 +69,19 @@ hisa_status_t hisa_cuda_check_memory(hisa_device_t *device, const char *name, co
 /* As check_stream of the table. */
 hisa_status_t hisa_cuda_check_stream(hisa_device_t *device, void *stream, const char *uncapturable);
 
+/* Events and what is read back: events.c. */
+cudaError_t hisa_cuda_make_events(hisa_cuda_t *cuda);
+void hisa_cuda_drop_events(hisa_cuda_t *cuda);
+hisa_status_t hisa_cuda_record(hisa_device_t *device, int32_t event, void *stream);
+hisa_status_t hisa_cuda_await(hisa_device_t *device, int32_t event, void *stream);
+hisa_status_t hisa_cuda_passed(hisa_device_t *device, int32_t event, bool *done);
+hisa_status_t hisa_cuda_alloc_host(hisa_device_t *device, int64_t bytes, void **memory);
+void hisa_cuda_release_host(hisa_device_t *device, void *memory);
+void *hisa_cuda_exchange_stream(const hisa_device_t *device);
+/* [2][ranks] to the host's sizes, in stream order. */
+hisa_status_t hisa_cuda_read_sizes(hisa_device_t *device, int64_t *sizes, const int64_t *sums, int32_t ranks,
+                                   void *stream);
+
 /* Scratch, by operation. Each gives bytes for tiles of up to `rows` rows and grows with it. */
 int64_t hisa_cuda_two_stage_scratch(int64_t rows, int32_t width, int64_t blocks, int32_t ranks);
 int64_t hisa_cuda_flat_scratch(int64_t rows, int32_t list_width, int32_t ranks);
@@ -95,8 +110,7 @@ hisa_status_t hisa_cuda_list_to_work(hisa_device_t *device, int64_t rows, int32_
                                      int32_t *kept, int32_t *place, void *stream);
 hisa_status_t hisa_cuda_plan_tokens(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                     const hisa_segment_t *segments, int32_t width, const int32_t *kept,
-                                    int64_t send_begin, int32_t *work, int32_t *place, int64_t *send_blocks,
-                                    int64_t *recv_blocks, void *stream);
+                                    int64_t send_begin, int32_t *work, int32_t *place, int64_t *sizes, void *stream);
 hisa_status_t hisa_cuda_score_tokens(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                      int32_t width, const int32_t *kept, const int32_t *work, float *pool,
                                      int64_t *keys_scored, void *stream);
@@ -119,10 +133,10 @@ hisa_status_t hisa_cuda_flat_scan(hisa_device_t *device, const hisa_shard_t *sha
                                   int32_t top_k, int32_t list_width, uint64_t *list, uint64_t *bound,
                                   int64_t *keys_scored, void *stream);
 hisa_status_t hisa_cuda_flat_trim(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                  const hisa_segment_t *segments, int32_t list_width, const uint64_t *bounds,
-                                  uint64_t *list, int32_t *counts, int64_t *send, void *stream);
-hisa_status_t hisa_cuda_flat_receive(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                     const hisa_segment_t *self, const int32_t *counts, int64_t *recv, void *stream);
+                                  int32_t list_width, const uint64_t *bounds, uint64_t *list, int32_t *counts,
+                                  void *stream);
+hisa_status_t hisa_cuda_flat_sizes(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                   const hisa_segment_t *segments, const int32_t *counts, int64_t *sizes, void *stream);
 hisa_status_t hisa_cuda_flat_merge(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                    int32_t top_k, int32_t list_width, const uint64_t *lists, const int64_t *offsets,
                                    const int32_t *counts, int64_t row_begin, int64_t rows, int32_t *positions,

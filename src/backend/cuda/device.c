@@ -14,6 +14,11 @@ static void cuda_close(hisa_device_t *device) {
             cudaEventDestroy(cuda->marks[i]);
         }
     }
+    if (cuda != NULL) {
+        const hisa_cuda_scope_t scope = hisa_cuda_enter(device);
+        hisa_cuda_drop_events(cuda);
+        hisa_cuda_leave(&scope);
+    }
     free(cuda);
 }
 
@@ -64,6 +69,9 @@ static hisa_status_t cuda_open(const hisa_index_config_t *config, hisa_device_t 
         status =
             hisa_cuda_status(cudaDeviceGetAttribute(&cuda->multiprocessors, cudaDevAttrMultiProcessorCount, ordinal),
                              "cudaDeviceGetAttribute");
+    }
+    if (status == HISA_OK) {
+        HISA_CUDA_RUN(status, &cuda->device, "making events", hisa_cuda_make_events(cuda));
     }
     if (status == HISA_OK && scorer == HISA_CUDA_SCORER_WGMMA) {
         hisa_cuda_encoder_t encoder;
@@ -210,10 +218,16 @@ const hisa_backend_ops_t hisa_backend_cuda = {
     .arithmetic = cuda_arithmetic,
     .alloc = cuda_alloc,
     .release = cuda_release,
+    .alloc_host = hisa_cuda_alloc_host,
+    .release_host = hisa_cuda_release_host,
     .copy = cuda_copy,
     .to_host = cuda_to_host,
     .from_host = cuda_from_host,
     .synchronize = cuda_synchronize,
+    .record = hisa_cuda_record,
+    .await = hisa_cuda_await,
+    .exchange_stream = hisa_cuda_exchange_stream,
+    .passed = hisa_cuda_passed,
     .mark = cuda_mark,
     .marked = cuda_marked,
     .check_memory = hisa_cuda_check_memory,
@@ -240,7 +254,7 @@ const hisa_backend_ops_t hisa_backend_cuda = {
     .select_emit = hisa_cuda_select_emit,
     .flat_scan = hisa_cuda_flat_scan,
     .flat_trim = hisa_cuda_flat_trim,
-    .flat_receive = hisa_cuda_flat_receive,
+    .flat_sizes = hisa_cuda_flat_sizes,
     .flat_merge = hisa_cuda_flat_merge,
     .flat_emit = hisa_cuda_flat_emit,
     .flat_emit_local = hisa_cuda_flat_emit_local,

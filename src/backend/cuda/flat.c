@@ -20,10 +20,11 @@ static int64_t most_scores(int64_t rows) {
 
 int64_t hisa_cuda_flat_scratch(int64_t rows, int32_t list_width, int32_t ranks) {
     const int64_t scan = rows * (int64_t)sizeof(hisa_flat_state_t) + most_scores(rows) * (int64_t)sizeof(float);
-    const int64_t trim =
-        (INT64_C(2) + ranks) * (int64_t)sizeof(int64_t) + rows * (list_width + INT64_C(1)) * (int64_t)sizeof(uint64_t);
+    const int64_t trim = rows * (list_width + INT64_C(1)) * (int64_t)sizeof(uint64_t);
+    const int64_t sizes = INT64_C(2) * ranks * (int64_t)sizeof(int64_t);
     const int64_t merge = rows * ranks * (list_width + INT64_C(1)) * (int64_t)sizeof(int32_t);
-    return hisa_max(hisa_max(scan, hisa_cuda_hopper_flat_scratch(rows, list_width)), hisa_max(trim, merge));
+    return hisa_max(hisa_max(scan, hisa_cuda_hopper_flat_scratch(rows, list_width)),
+                    hisa_max(sizes, hisa_max(trim, merge)));
 }
 
 static cudaError_t scan_chunks(const hisa_shard_t *shard, const hisa_tile_t *tile, hisa_cuda_scorer_t scorer,
@@ -67,37 +68,25 @@ hisa_status_t hisa_cuda_flat_scan(hisa_device_t *device, const hisa_shard_t *sha
     return status;
 }
 
-/* One sum a segment, by tile row, to the host. */
-static hisa_status_t sums_to_host(hisa_device_t *device, int64_t *sums, int32_t n, int64_t *host, void *stream) {
-    return device->ops->to_host(device, host, sums, n * (int64_t)sizeof *sums, stream);
-}
-
 hisa_status_t hisa_cuda_flat_trim(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                  const hisa_segment_t *segments, int32_t list_width, const uint64_t *bounds,
-                                  uint64_t *list, int32_t *counts, int64_t *send, void *stream) {
-    int64_t *sums = tile->scratch;
-    int64_t *begin = sums + shard->ranks;
+                                  int32_t list_width, const uint64_t *bounds, uint64_t *list, int32_t *counts,
+                                  void *stream) {
+    int64_t *begin = tile->scratch;
     uint64_t *trimmed = (uint64_t *)(begin + tile->rows);
     hisa_status_t status;
     HISA_CUDA_RUN(status, device, "trimming lists",
                   hisa_cuda_launch_flat_trim(shard, tile, list_width, bounds, list, counts, trimmed, begin, stream));
-    for (int32_t p = 0; p < shard->ranks && status == HISA_OK; ++p) {
-        HISA_CUDA_RUN(status, device, "counting entries",
-                      hisa_cuda_launch_flat_sum(segments[p].rows, counts + segments[p].tile_begin, sums + p, stream));
-    }
-    return status == HISA_OK ? sums_to_host(device, sums, shard->ranks, send, stream) : status;
+    return status;
 }
 
-hisa_status_t hisa_cuda_flat_receive(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                     const hisa_segment_t *self, const int32_t *counts, int64_t *recv, void *stream) {
+hisa_status_t hisa_cuda_flat_sizes(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                   const hisa_segment_t *segments, const int32_t *counts, int64_t *sizes,
+                                   void *stream) {
     int64_t *sums = tile->scratch;
-    hisa_status_t status = HISA_OK;
-    for (int32_t p = 0; p < shard->ranks && status == HISA_OK; ++p) {
-        HISA_CUDA_RUN(
-            status, device, "counting entries",
-            hisa_cuda_launch_flat_sum(self->rows, counts + p * tile->rows + self->tile_begin, sums + p, stream));
-    }
-    return status == HISA_OK ? sums_to_host(device, sums, shard->ranks, recv, stream) : status;
+    hisa_status_t status;
+    HISA_CUDA_RUN(status, device, "counting entries",
+                  hisa_cuda_launch_flat_sizes(shard, tile, segments, counts, sums, stream));
+    return status == HISA_OK ? hisa_cuda_read_sizes(device, sizes, sums, shard->ranks, stream) : status;
 }
 
 hisa_status_t hisa_cuda_flat_merge(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,

@@ -1,4 +1,5 @@
 /* Flat mode across ranks: dropping what cannot win, and counting what is left. */
+#include "backend/cuda/cuts.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/pick.cuh"
 #include "backend/order.h"
@@ -67,19 +68,36 @@ extern "C" int hisa_cuda_launch_flat_trim(const hisa_shard_t *shard, const hisa_
     return error;
 }
 
-static __global__ void sum_counts(int64_t n, const int32_t *counts, int64_t *out) {
+/* A warp a rank and way: what this rank has for it (blockIdx.y 0), what it has for this rank (1). */
+static __global__ void sum_counts(hisa_cuts_t cuts, int32_t self, int32_t ranks, int32_t own_begin, int32_t own_rows,
+                                  int64_t n, const int32_t *counts, int64_t *sums) {
+    const int32_t i = static_cast<int32_t>(blockIdx.x);
+    const int32_t p = cuts.first + i;
+    const bool send = blockIdx.y == 0;
+    const int32_t *from = send ? counts + self * n + cuts.begin[i] : counts + p * n + own_begin;
+    const int32_t rows = send ? cuts.rows[i] : own_rows;
     int64_t sum = 0;
-    for (int64_t i = threadIdx.x; i < n; i += 32) {
-        sum += counts[i];
+    for (int32_t r = static_cast<int32_t>(threadIdx.x); r < rows; r += 32) {
+        sum += from[r];
     }
     for (int distance = 16; distance > 0; distance /= 2) {
         sum += __shfl_down_sync(0xFFFFFFFFu, sum, distance);
     }
     if (threadIdx.x == 0) {
-        *out = sum;
+        sums[(send ? 0 : ranks) + p] = sum;
     }
 }
 
-extern "C" int hisa_cuda_launch_flat_sum(int64_t n, const int32_t *counts, int64_t *sum, void *stream) {
-    return hisa_launch(sum_counts, dim3(1), 32, stream, n, counts, sum);
+extern "C" int hisa_cuda_launch_flat_sizes(const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                           const hisa_segment_t *segments, const int32_t *counts, int64_t *sums,
+                                           void *stream) {
+    const hisa_segment_t *own = &segments[shard->rank];
+    cudaError_t error = cudaSuccess;
+    for (int32_t p = 0; p < shard->ranks && error == cudaSuccess; p += HISA_CUTS) {
+        const hisa_cuts_t cuts = hisa_cuts_of(segments, shard->ranks, p);
+        error = hisa_launch(sum_counts, dim3(static_cast<unsigned>(cuts.count), 2), 32, stream, cuts, shard->rank,
+                            shard->ranks, static_cast<int32_t>(own->tile_begin), static_cast<int32_t>(own->rows),
+                            tile->rows, counts, sums);
+    }
+    return error;
 }

@@ -123,8 +123,9 @@ int hisa_cuda_launch_flat_finish(int64_t rows, int32_t list_width, const hisa_fl
 int hisa_cuda_launch_flat_trim(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t list_width,
                                const uint64_t *bounds, uint64_t *list, int32_t *counts, uint64_t *trimmed,
                                int64_t *begin, void *stream);
-/* sum = the sum of counts[0 .. n). */
-int hisa_cuda_launch_flat_sum(int64_t n, const int32_t *counts, int64_t *sum, void *stream);
+/* sums: int64 [2][ranks] of scratch, as flat_sizes gives them. */
+int hisa_cuda_launch_flat_sizes(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_segment_t *segments,
+                                const int32_t *counts, int64_t *sums, void *stream);
 /* offsets: host. before: int32 [rows of the tile][ranks][list_width + 1] of scratch. */
 int hisa_cuda_launch_flat_merge(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t top_k, int32_t list_width,
                                 const uint64_t *lists, const int64_t *offsets, const int32_t *counts, int64_t row_begin,

@@ -1,5 +1,6 @@
 /* Owner merge: who scores which kept block, and where the scores go. Three steps: count by source rank and row, turn
  * counts into first places, deal the places out. A thread walks one row's blocks in order. */
+#include "backend/cuda/cuts.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/pick.cuh"
 #include "backend/cuda/sight.cuh"
@@ -52,21 +53,6 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     }
 }
 
-/* How many blocks of the segment's rows this rank scores. One warp. */
-static __global__ void sum_sends(hisa_segment_t segment, int32_t width, const int32_t *work, int64_t *send) {
-    int64_t sum = 0;
-    for (int64_t j = segment.tile_begin * width + threadIdx.x; j < (segment.tile_begin + segment.rows) * width;
-         j += 32) {
-        sum += work[j] >= 0 ? 1 : 0;
-    }
-    for (int distance = 16; distance > 0; distance /= 2) {
-        sum += __shfl_down_sync(0xFFFFFFFFu, sum, distance);
-    }
-    if (threadIdx.x == 0) {
-        *send = sum;
-    }
-}
-
 static __global__ void deal_blocks(hisa_shard_t shard, const hisa_row_t *rows, int64_t n, hisa_segment_t own,
                                    int32_t width, const int32_t *kept, int32_t *next, int32_t *work, int32_t *place) {
     const int64_t r = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
@@ -87,6 +73,19 @@ static __global__ void deal_blocks(hisa_shard_t shard, const hisa_row_t *rows, i
     }
 }
 
+/* How many blocks of each other rank's rows this rank scores. end [rows of the tile]: where the places of each row's
+ * blocks end, as deal_blocks leaves them. A thread a rank. */
+static __global__ void count_sends(hisa_cuts_t cuts, int32_t self, int64_t send_begin, const int32_t *end,
+                                   int64_t *send) {
+    const int32_t i = static_cast<int32_t>(threadIdx.x);
+    if (i < cuts.count) {
+        const int32_t p = cuts.first + i;
+        const int32_t first = cuts.begin[i];
+        const int32_t last = first + cuts.rows[i];
+        send[p] = p == self || last == first ? 0 : end[last - 1] - (first > 0 ? end[first - 1] : send_begin);
+    }
+}
+
 extern "C" int hisa_cuda_launch_plan_tokens(const hisa_shard_t *shard, const hisa_tile_t *tile,
                                             const hisa_segment_t *segments, int32_t width, const int32_t *kept,
                                             int64_t send_begin, int32_t *work, int32_t *place, int32_t *next,
@@ -103,10 +102,9 @@ extern "C" int hisa_cuda_launch_plan_tokens(const hisa_shard_t *shard, const his
         error = hisa_launch(deal_blocks, hisa_element_grid(n, 32), 32, stream, *shard, tile->row, n, own, width, kept,
                             next, work, place);
     }
-    for (int32_t p = 0; p < shard->ranks && error == cudaSuccess; ++p) {
-        hisa_segment_t segment = segments[p];
-        segment.rows = p == shard->rank ? 0 : segment.rows;
-        error = hisa_launch(sum_sends, dim3(1), 32, stream, segment, width, work, sums + p);
+    for (int32_t p = 0; p < shard->ranks && error == cudaSuccess; p += HISA_CUTS) {
+        error = hisa_launch(count_sends, dim3(1), HISA_CUTS, stream, hisa_cuts_of(segments, shard->ranks, p),
+                            shard->rank, send_begin, next + shard->ranks * n, sums);
     }
     return error;
 }

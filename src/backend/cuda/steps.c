@@ -123,19 +123,14 @@ hisa_status_t hisa_cuda_list_to_work(hisa_device_t *device, int64_t rows, int32_
 
 hisa_status_t hisa_cuda_plan_tokens(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                     const hisa_segment_t *segments, int32_t width, const int32_t *kept,
-                                    int64_t send_begin, int32_t *work, int32_t *place, int64_t *send_blocks,
-                                    int64_t *recv_blocks, void *stream) {
+                                    int64_t send_begin, int32_t *work, int32_t *place, int64_t *sizes, void *stream) {
     int64_t *sums = tile->scratch;
     int32_t *next = (int32_t *)(sums + INT64_C(2) * shard->ranks);
-    const int64_t bytes = shard->ranks * (int64_t)sizeof *sums;
     hisa_status_t status;
     HISA_CUDA_RUN(
         status, device, "planning tokens",
         hisa_cuda_launch_plan_tokens(shard, tile, segments, width, kept, send_begin, work, place, next, sums, stream));
-    if (status == HISA_OK) {
-        status = device->ops->to_host(device, send_blocks, sums, bytes, stream);
-    }
-    return status == HISA_OK ? device->ops->to_host(device, recv_blocks, sums + shard->ranks, bytes, stream) : status;
+    return status == HISA_OK ? hisa_cuda_read_sizes(device, sizes, sums, shard->ranks, stream) : status;
 }
 
 hisa_status_t hisa_cuda_score_tokens(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
