@@ -120,7 +120,11 @@ static inline void mpi_suite_print_failures(SRunner *runner, int rank) {
 static inline int mpi_suite_main(Suite *suite) {
     /* The watchdog alone may call MPI beside the main thread, to abort. */
     int level = 0;
-    MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &level);
+    int running = 0;
+    MPI_Initialized(&running);
+    if (!running) {
+        MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &level);
+    }
     mpi_suite_watch_t watch = {.ended = false, .rank = mpi_suite_rank()};
     pthread_t watchdog;
     pthread_mutex_init(&watch.mutex, NULL);
