@@ -41,7 +41,8 @@ HISA_API void hisa_nccl_config_init(hisa_nccl_config_t *config);
  * parent and child together. Data calls are not to be made inside a group (ncclGroupStart) of the engine's own: NCCL
  * mixes no blocking and non-blocking communicators in one. hisa does not abort a borrowed communicator without `split`:
  * there the engine must, or its streams wait for ever; and where that communicator is a blocking one, hisa's calls may
- * block in NCCL beyond any deadline. */
+ * block in NCCL beyond any deadline.
+ * Graphs in which calls over the communicator were captured must be destroyed before it: NCCL waits for them. */
 HISA_API hisa_status_t hisa_comm_create_nccl(const hisa_nccl_config_t *config, hisa_comm_t **comm);
 
 #ifdef __cplusplus

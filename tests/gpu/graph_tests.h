@@ -3,7 +3,9 @@
 #define HISA_TESTS_GRAPH_TESTS_H
 
 #include <check.h>
+#include <stdbool.h>
 
-TCase *graph_tests(void);
+/* with_refusals: also what cannot be captured, on one rank. */
+TCase *graph_tests(bool with_refusals);
 
 #endif

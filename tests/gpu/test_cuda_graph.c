@@ -4,6 +4,6 @@
 
 int main(void) {
     Suite *suite = suite_create("cuda_graph");
-    suite_add_tcase(suite, graph_tests());
+    suite_add_tcase(suite, graph_tests(true));
     return gpu_main(suite);
 }

@@ -12,6 +12,6 @@ static hisa_status_t create(hisa_comm_t **comm) {
 int main(void) {
     Suite *suite = suite_create("nccl_graph");
     gpu_comm_create = create;
-    suite_add_tcase(suite, graph_tests());
+    suite_add_tcase(suite, graph_tests(false));
     return nccl_suite_main(suite);
 }

@@ -104,8 +104,7 @@ START_MPI_TEST(as_a_single_gpu) {
 /* Sizes change from call to call and the workspace holds what the last call left: no stale byte may decide. HISA_TEST_
  * CALLS sets how many. */
 START_MPI_TEST(thousand_calls) {
-    const char *text = getenv("HISA_TEST_CALLS");
-    const int calls = text != NULL ? atoi(text) : 1000;
+    const int64_t calls = test_calls(1000);
     hisa_comm_t *comm = nccl_suite_comm();
     test_case_t made;
     named_cases[10].build(&made);
@@ -116,7 +115,7 @@ START_MPI_TEST(thousand_calls) {
     hisa_index_t *index = NULL;
     ck_ok(run_create_index(&run, &made, comm, &index));
     const int64_t all_rows = made.num_rows;
-    for (int call = 0; call < calls; ++call) {
+    for (int64_t call = 0; call < calls; ++call) {
         made.num_rows = rng_range(&rng, 0, all_rows);
         made.options.mode = (hisa_mode_t)rng_range(&rng, HISA_MODE_HISA, HISA_MODE_BLOCK);
         made.options.top_blocks = (int32_t)rng_range(&rng, 2, 9);
@@ -127,7 +126,7 @@ START_MPI_TEST(thousand_calls) {
         run.tile_rows = run.tile_rows == 1 ? 0 : run.tile_rows; /* a tile a row costs as many exchanges */
         char why[256] = "";
         const bool well = run_check_index(&run, &made, comm, index, why, sizeof why);
-        ck_assert_msg(agreed(well, &run, &made, why), "call %d", call);
+        ck_assert_msg(agreed(well, &run, &made, why), "call %lld", (long long)call);
     }
     hisa_index_destroy(index);
     test_case_free(&made);

@@ -64,6 +64,11 @@ int64_t test_cases(int64_t otherwise) {
     return text != NULL ? strtoll(text, NULL, 0) : otherwise;
 }
 
+int64_t test_calls(int64_t otherwise) {
+    const char *text = getenv("HISA_TEST_CALLS");
+    return text != NULL ? strtoll(text, NULL, 0) : otherwise;
+}
+
 static void deal_rows(run_t *run, rng_t *rng, int64_t rows, int ranks) {
     const int kind = (int)rng_range(rng, 0, 3);
     const int lucky = (int)rng_range(rng, 0, ranks - 1);

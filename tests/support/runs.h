@@ -72,8 +72,10 @@ bool guarded_intact(const guarded_t *memory);
 bool guarded_untouched(const guarded_t *memory, unsigned char fill);
 void guarded_free(guarded_t *memory);
 
-/* Seed and number of cases, by HISA_TEST_SEED and HISA_TEST_CASES or else the defaults given. */
+/* Seed, number of cases and calls in a row, by HISA_TEST_SEED, HISA_TEST_CASES and HISA_TEST_CALLS or else the defaults
+ * given. */
 uint64_t test_seed(uint64_t otherwise);
 int64_t test_cases(int64_t otherwise);
+int64_t test_calls(int64_t otherwise);
 
 #endif

