@@ -292,6 +292,8 @@ static void nccl_destroy(hisa_comm_t *comm) {
 static const hisa_comm_ops_t ops = {
     .name = "nccl",
     .device_memory = true,
+    /* NVLink on one host, by NCCL's own tables for 8 ranks: 5 us for 1 KB, 28 us for 1 MB a rank. Not measured here. */
+    .cost = {.latency = 6e-6, .bandwidth = 320e9},
     .allgather = nccl_allgather,
     .allgatherv = nccl_allgatherv,
     .alltoallv = nccl_alltoallv,
