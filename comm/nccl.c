@@ -123,22 +123,27 @@ static void nccl_drop(hisa_comm_t *comm) {
     }
 }
 
+/* nccl_drop on the way out with `outcome`, whose message is this thread's last. */
+static hisa_status_t give_up(hisa_comm_t *comm, hisa_status_t outcome) {
+    const nccl_state_t *state = comm->impl;
+    nccl_drop(comm);
+    if (state->own) {
+        return outcome;
+    }
+    char why[HISA_ERROR_BYTES];
+    snprintf(why, sizeof why, "%.140s", hisa_last_error());
+    return hisa_fail(outcome, "%s (the engine must abort its NCCL communicator, which hisa borrowed)", why);
+}
+
 static hisa_status_t nccl_fault(hisa_comm_t *comm, hisa_status_t status, double seconds) {
     nccl_state_t *state = comm->impl;
     hisa_comm_t *control = state->control;
     const double kept = control->deadline;
     hisa_status_t sent = HISA_OK;
     control->deadline = rest(comm, seconds);
-    hisa_status_t agreed = hisa_agree_fault(control, status, &sent);
+    const hisa_status_t agreed = hisa_agree_fault(control, status, &sent);
     control->deadline = kept;
-    agreed = sent != HISA_OK ? unanswered() : agreed;
-    nccl_drop(comm);
-    if (!state->own) {
-        char why[HISA_ERROR_BYTES];
-        snprintf(why, sizeof why, "%.140s", hisa_last_error());
-        hisa_fail(agreed, "%s (the engine must abort its NCCL communicator, which hisa borrowed)", why);
-    }
-    return agreed;
+    return give_up(comm, sent != HISA_OK ? unanswered() : agreed);
 }
 
 /* ---------------------------------------------------------------------------------------------- operations */
@@ -260,12 +265,7 @@ static hisa_status_t nccl_control_allgather(hisa_comm_t *comm, void *buffer, int
     state->control->deadline = comm->deadline;
     const hisa_status_t status = hisa_comm_control_allgather(state->control, buffer, bytes);
     state->control->deadline = kept;
-    if (status == HISA_OK || status == HISA_ERR_POISONED) {
-        return status;
-    }
-    const hisa_status_t outcome = unanswered();
-    nccl_drop(comm);
-    return outcome;
+    return status == HISA_OK || status == HISA_ERR_POISONED ? status : give_up(comm, unanswered());
 }
 
 static hisa_status_t nccl_check(hisa_comm_t *comm) {
