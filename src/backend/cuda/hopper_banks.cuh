@@ -161,11 +161,33 @@ __device__ __forceinline__ void hisa_load_weights(float4 (&w)[2][HEADS / 16],
     }
 }
 
+/* Whether batches that keep the keys of the one before go on without a gap. */
+enum { HISA_BATCHES_GO_ON = 1 };
+
+/* At the last stage of a batch: takes the next one's stages as well, if it has the same keys. The feeding warp
+ * announces it as soon as that stage is fed. Otherwise it is left as it is. */
+template <int HEADS, int GROUPS, int STAGES, typename Place>
+__device__ __forceinline__ bool hisa_batch_goes_on(hisa_hopper_t<2 * HEADS, GROUPS, STAGES, Place> &shared,
+                                                   uint32_t &batch_parity, int &n) {
+    hisa_barrier_wait(&shared.batch_full, batch_parity);
+    const int more = shared.queries;
+    if (shared.fresh != 0 || more <= 0) {
+        return false;
+    }
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+        hisa_barrier_arrive(&shared.batch_empty);
+    }
+    batch_parity ^= 1;
+    n += more;
+    return true;
+}
+
 /* The n stages of a batch, n > 0. The next stage's first products go under this one's last sums. Scores go to shared
  * memory: `out` is where the thread's first one of stage 0 belongs. */
 template <int HEADS, int GROUPS, int STAGES, typename Place>
 __device__ __forceinline__ void hisa_score_twos(hisa_hopper_t<2 * HEADS, GROUPS, STAGES, Place> &shared,
-                                                hisa_ring_t &ring, const hisa_keys_t (&keys)[2],
+                                                hisa_ring_t &ring, uint32_t &batch_parity, const hisa_keys_t (&keys)[2],
                                                 const float (&scale)[2], uint32_t out, int weight, int n) {
     float4 w[2][HEADS / 16];
     constexpr uint32_t stride = 2 * HEADS * HISA_HOPPER_DIM / 16;
@@ -178,7 +200,7 @@ __device__ __forceinline__ void hisa_score_twos(hisa_hopper_t<2 * HEADS, GROUPS,
     hisa_operands_t b = hisa_operands(q + ring.stage * stride);
     hisa_bank_product<HEADS, 0>(keys[0], b);
 #pragma unroll 1
-    for (; n > 1; --n) {
+    for (; n > 1 || (HISA_BATCHES_GO_ON && hisa_batch_goes_on<HEADS>(shared, batch_parity, n)); --n) {
         const hisa_ring_t now = ring;
         hisa_ring_next<STAGES>(ring);
         hisa_load_weights<HEADS>(w, shared, now.stage, weight);
@@ -238,7 +260,7 @@ __device__ __forceinline__ void hisa_score_batches_of_twos(hisa_hopper_t<2 * HEA
         if (lane == 0) {
             hisa_barrier_arrive(&shared.batch_empty);
         }
-        hisa_score_twos<HEADS>(shared, ring, keys, scale, out, weight, n);
+        hisa_score_twos<HEADS>(shared, ring, batch_parity, keys, scale, out, weight, n);
     }
 }
 
