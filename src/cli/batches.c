@@ -194,18 +194,19 @@ hisa_status_t cli_selector_fetch(cli_selector_t *selector, int64_t rows) {
     return status;
 }
 
-hisa_status_t cli_selector_run(cli_selector_t *selector, const hisa_queries_t *queries) {
+hisa_status_t cli_selector_run(cli_selector_t *selector, const hisa_queries_t *queries, int64_t rows) {
     if (selector->on_host) {
         return cli_selector_call(selector, queries);
     }
-    /* Staging can fail on one rank alone; a backend with memory of its own runs on one rank so far. */
     cli_staged_queries_t staged = {0};
     hisa_status_t status = cli_staged_queries_create(selector->index, queries, &staged);
+    /* Staging can fail on one rank alone. */
+    status = hisa_comm_agree(selector->index->comm, status, hisa_last_error());
     if (status == HISA_OK) {
         status = cli_selector_call(selector, &staged.queries);
     }
     if (status == HISA_OK) {
-        status = cli_selector_fetch(selector, queries->num_rows);
+        status = cli_selector_fetch(selector, rows);
     }
     cli_staged_queries_free(&staged);
     return status;

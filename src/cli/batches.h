@@ -57,8 +57,9 @@ hisa_status_t cli_selector_create(hisa_index_t *index, const hisa_select_options
                                   bool scores, cli_selector_t *selector);
 void cli_selector_free(cli_selector_t *selector);
 
-/* Selects for queries of host memory, results to the host. Collective over the index's communicator, and agreed. */
-hisa_status_t cli_selector_run(cli_selector_t *selector, const hisa_queries_t *queries);
+/* Selects for queries of host memory, results to the host: `rows` of them, those that all ranks passed together.
+ * Collective over the index's communicator, and agreed, up to the fetching of results. */
+hisa_status_t cli_selector_run(cli_selector_t *selector, const hisa_queries_t *queries, int64_t rows);
 
 /* Selects for queries of backend memory, and waits: what is to be timed. Collective, and agreed by the library. */
 hisa_status_t cli_selector_call(cli_selector_t *selector, const hisa_queries_t *queries);

@@ -133,7 +133,7 @@ static hisa_status_t select_all(run_t *run) {
     while (status == HISA_OK && cli_batch_next(&run->batch)) {
         const int mine = run->deal.mine;
         const hisa_queries_t queries = cli_rows_slice(&rows, run->batch.begin[mine], run->batch.count[mine]);
-        status = cli_selector_run(&run->selector, &queries);
+        status = cli_selector_run(&run->selector, &queries, run->batch.rows);
         if (status == HISA_OK) {
             status = cli_session_agree(run->session, write_batch(run));
         }

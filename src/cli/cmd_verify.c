@@ -109,7 +109,7 @@ static float *scores_of(const hisa_selection_t *selection, int64_t row, int32_t 
 static hisa_status_t compare_with_one_rank(run_t *run, int64_t begin, int64_t end) {
     const cli_rows_t rows = cli_trace_rows(&run->trace);
     const hisa_queries_t queries = cli_rows_slice(&rows, run->row_of[begin], end - begin);
-    const hisa_status_t status = cli_selector_run(&run->self_selector, &queries);
+    const hisa_status_t status = cli_selector_run(&run->self_selector, &queries, queries.num_rows);
     if (status != HISA_OK) {
         return status;
     }
@@ -189,7 +189,7 @@ static hisa_status_t compare_all(run_t *run) {
     while (status == HISA_OK && cli_batch_next(&run->batch)) {
         const int mine = run->deal.mine;
         const hisa_queries_t queries = cli_rows_slice(&rows, run->batch.begin[mine], run->batch.count[mine]);
-        status = cli_selector_run(&run->selector, &queries);
+        status = cli_selector_run(&run->selector, &queries, run->batch.rows);
         if (status == HISA_OK) {
             status = cli_session_agree(run->session, compare_batch(run));
         }
