@@ -1,10 +1,10 @@
 /* The owner merge with several tiles under way, on the CPU backend dressed up as one with streams: whatever the number
  * of tiles, the results are the reference's, and each wait is for what was enqueued before it. What the two streams do
  * side by side is for the GPU suites to see. */
-#include <stdio.h>
 #include <string.h>
 
 #include "index/index.h"
+#include "support/agreed.h"
 #include "support/cases.h"
 #include "support/mpi_suite.h"
 #include "support/named.h"
@@ -80,17 +80,6 @@ static bool check(const run_t *run, const test_case_t *made, hisa_comm_t *comm, 
     const bool well = run_check_index(run, made, comm, index, why, size);
     hisa_index_destroy(index);
     return well;
-}
-
-static bool agreed(bool well, const run_t *run, const test_case_t *made, const char *why) {
-    int all = well ? 1 : 0;
-    MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
-    if (!well) {
-        char what[320] = "";
-        run_describe(run, made, what, sizeof what);
-        fprintf(stderr, "rank %d: %s; %s\n", mpi_suite_rank(), why, what);
-    }
-    return all == 1;
 }
 
 START_MPI_TEST(random_cases) {
