@@ -261,9 +261,8 @@ static error_t parse_run(int key, char *arg, struct argp_state *state) {
 static const struct argp_option run_options[] = {
     {NULL, 0, NULL, 0, "Where it runs:", 5},
     {"comm", KEY_COMM, "auto|self|mpi|nccl", 0,
-     "How ranks talk. auto (default): mpi under mpirun, else self, which is one rank. nccl: from GPU to GPU, one rank "
-     "a "
-     "GPU, by its place on its host",
+     "How ranks talk. auto (default): mpi under mpirun, else self, which is one rank. nccl: from GPU to GPU, one "
+     "rank a GPU, by its place on its host",
      5},
     {"share-gpu", KEY_SHARE_GPU, NULL, 0,
      "With --comm nccl: several ranks may have one GPU. For tests: results are right, times mean nothing", 5},

@@ -80,7 +80,7 @@ static void stop_mpi(void) {}
 static void abort_mpi(void) { exit(EXIT_FAILURE); }
 #endif
 
-#if defined(HISA_HAVE_NCCL)
+#ifdef HISA_HAVE_NCCL
 /* This rank's place among those of its host. Collective. */
 static int place_on_host(const cli_session_t *session) {
     int place = 0;
@@ -153,17 +153,18 @@ hisa_status_t cli_session_start(cli_session_t *session, int *argc, char ***argv)
 
 /* What the options ask of the communicator and the backend, checked on this rank alone. */
 static hisa_status_t check_wishes(const cli_session_t *session, const cli_options_t *options) {
-#ifndef HISA_HAVE_NCCL
-    if (options->comm == CLI_COMM_NCCL) {
-        return hisa_fail(HISA_ERR_UNSUPPORTED, "--comm nccl: this build of hisa has no NCCL communicator");
-    }
-#endif
+    /* First what no build and no machine would make right. */
     if (options->share_gpu && options->comm != CLI_COMM_NCCL) {
         return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "--share-gpu is for --comm nccl");
     }
     if (options->comm == CLI_COMM_NCCL && options->backend == HISA_BACKEND_CPU) {
         return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "--comm nccl moves device memory: it is not for --backend cpu");
     }
+#ifndef HISA_HAVE_NCCL
+    if (options->comm == CLI_COMM_NCCL) {
+        return hisa_fail(HISA_ERR_UNSUPPORTED, "--comm nccl: this build of hisa has no NCCL communicator");
+    }
+#endif
     if (options->comm == CLI_COMM_SELF && session->size > 1) {
         return hisa_fail(HISA_ERR_INVALID_ARGUMENT,
                          "--comm self is one rank, but %d were started: leave mpirun out, or use --comm mpi",

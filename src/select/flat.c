@@ -97,12 +97,16 @@ static hisa_status_t phase_score(hisa_run_t *run, void *stream) {
                              : status;
 }
 
-static hisa_status_t phase_bounds(hisa_run_t *run, void *stream) {
-    const int64_t bytes = run->lane->tile.rows * (int64_t)sizeof(uint64_t);
+/* All ranks' lines, one entry of `size` bytes a row, to all. */
+static hisa_status_t gather_lines(hisa_run_t *run, void *lines, size_t size, void *stream) {
     const hisa_status_t status =
-        hisa_comm_allgather(run->index->comm, hisa_run_at(run, run->plan.bounds), bytes, stream);
+        hisa_comm_allgather(run->index->comm, lines, run->lane->tile.rows * (int64_t)size, stream);
     hisa_run_count(run, HISA_STEP_MERGE_TOKENS);
     return status;
+}
+
+static hisa_status_t phase_bounds(hisa_run_t *run, void *stream) {
+    return gather_lines(run, hisa_run_at(run, run->plan.bounds), sizeof(uint64_t), stream);
 }
 
 /* Drops what cannot win, by the bounds of all ranks. */
@@ -114,11 +118,7 @@ static hisa_status_t phase_trim(hisa_run_t *run, void *stream) {
 
 /* How many entries each rank has left of each row. */
 static hisa_status_t phase_counts(hisa_run_t *run, void *stream) {
-    const int64_t bytes = run->lane->tile.rows * (int64_t)sizeof(int32_t);
-    const hisa_status_t status =
-        hisa_comm_allgather(run->index->comm, hisa_run_at(run, run->plan.counts), bytes, stream);
-    hisa_run_count(run, HISA_STEP_MERGE_TOKENS);
-    return status;
+    return gather_lines(run, hisa_run_at(run, run->plan.counts), sizeof(int32_t), stream);
 }
 
 static hisa_status_t phase_sizes(hisa_run_t *run, void *stream) {

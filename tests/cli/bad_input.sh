@@ -93,7 +93,7 @@ bad_options() {
     select_refused 1 "score" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --mode block --scores
     select_refused 1 "cuda" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --backend cuda
     select_refused 1 "nccl|CUDA" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --comm nccl # no NCCL in the build, or no device
-    select_refused 1 "nccl" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --comm nccl --backend cpu
+    select_refused 1 "nccl.*not for --backend cpu" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --comm nccl --backend cpu
     select_refused 1 "share-gpu.*nccl" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --share-gpu
     select_refused 2 "comm-latency.*'-1'" "${FILES[@]}" "${OUT[@]}" --comm-latency=-1
     select_refused 2 "comm-bandwidth.*'0'" "${FILES[@]}" "${OUT[@]}" --comm-bandwidth 0

@@ -3,10 +3,10 @@
 
 #include "comm/comm.h"
 #include "comm/mpi_piece.h"
+#include "support/exchange_plan.h"
 #include "support/mpi_suite.h"
 
-#define RANKS_MAX 16
-#define FILL 0x5a /* what no part covers */
+#define RANKS_MAX PLAN_RANKS_MAX
 
 static hisa_comm_t *comm;
 
@@ -18,55 +18,6 @@ static void setup(void) {
 static void teardown(void) {
     hisa_comm_destroy(comm);
     comm = NULL;
-}
-
-/* ---------------------------------------------------------------------------------------------- random plans */
-
-static uint64_t next(uint64_t *seed) {
-    *seed = *seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    uint64_t x = *seed ^ (*seed >> 33);
-    x *= UINT64_C(0xff51afd7ed558ccd);
-    return x ^ (x >> 33);
-}
-
-/* Zero often, small mostly, sometimes up to `limit`. */
-static int64_t random_size(uint64_t *seed, int64_t limit) {
-    const uint64_t kind = next(seed) % 8;
-    if (kind < 3) {
-        return 0;
-    }
-    return (int64_t)(next(seed) % (uint64_t)(kind < 7 ? 300 : limit + 1));
-}
-
-/* Places parts one behind the other with gaps, some of them out of order; returns the room they need. */
-static int64_t place(uint64_t *seed, const int64_t *sizes, int ranks, int64_t *offsets) {
-    int64_t end = (int64_t)(next(seed) % 16);
-    const bool backwards = next(seed) % 2 == 1;
-    for (int i = 0; i < ranks; ++i) {
-        const int r = backwards ? ranks - 1 - i : i;
-        offsets[r] = end;
-        end += sizes[r] + (int64_t)(next(seed) % 5);
-    }
-    return end + 8;
-}
-
-static void to_int(const int64_t *from, int *to, int ranks) {
-    for (int r = 0; r < ranks; ++r) {
-        to[r] = (int)from[r];
-    }
-}
-
-static char *filled(int64_t bytes) {
-    char *buffer = malloc((size_t)bytes + 1);
-    ck_assert_ptr_nonnull(buffer);
-    memset(buffer, FILL, (size_t)bytes + 1);
-    return buffer;
-}
-
-static void randomise(uint64_t *seed, char *buffer, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; ++i) {
-        buffer[i] = (char)next(seed);
-    }
 }
 
 /* ---------------------------------------------------------------------------------------------- data calls */
@@ -82,11 +33,11 @@ START_MPI_TEST(test_allgather) {
     const int ranks = mpi_suite_size();
     const int rank = mpi_suite_rank();
     const int64_t bytes = sizes[_i];
-    uint64_t seed = UINT64_C(977) + (uint64_t)(100 * rank + _i);
-    char *own = filled(bytes);
-    char *got = filled(bytes * ranks);
-    char *expected = filled(bytes * ranks);
-    randomise(&seed, own, bytes);
+    rng_t seed = {UINT64_C(977) + (uint64_t)(100 * rank + _i)};
+    char *own = plan_filled(bytes);
+    char *got = plan_filled(bytes * ranks);
+    char *expected = plan_filled(bytes * ranks);
+    plan_randomise(&seed, own, bytes);
     memcpy(got + bytes * rank, own, (size_t)bytes);
     const int64_t sent = comm->bytes_sent;
     const int64_t received = comm->bytes_received;
@@ -100,126 +51,43 @@ START_MPI_TEST(test_allgather) {
     free(expected);
 }
 
-/* One random case of allgatherv. All ranks draw the same plan from `plan`. */
-static void check_allgatherv(uint64_t plan, int64_t limit) {
-    const int ranks = mpi_suite_size();
-    const int rank = mpi_suite_rank();
-    uint64_t seed = plan;
-    int64_t bytes[RANKS_MAX];
-    int64_t offsets[RANKS_MAX];
-    int int_bytes[RANKS_MAX];
-    int int_offsets[RANKS_MAX];
-    int64_t others = 0;
-    for (int r = 0; r < ranks; ++r) {
-        bytes[r] = random_size(&seed, limit);
-        others += r == rank ? 0 : bytes[r];
-    }
-    const int64_t room = place(&seed, bytes, ranks, offsets);
-    char *got = filled(room);
-    char *expected = filled(room);
-    uint64_t content = plan + (uint64_t)rank + 1;
-    randomise(&content, got + offsets[rank], bytes[rank]);
-    memcpy(expected, got, (size_t)room);
+/* The call that a plan is for, with the bytes it counts. */
+static void check(exchange_plan_t plan, uint64_t seed) {
     const int64_t sent = comm->bytes_sent;
     const int64_t received = comm->bytes_received;
-    ck_ok(hisa_comm_allgatherv(comm, got, bytes, offsets, NULL));
-    to_int(bytes, int_bytes, ranks);
-    to_int(offsets, int_offsets, ranks);
-    MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_BYTE, expected, int_bytes, int_offsets, MPI_BYTE, MPI_COMM_WORLD);
-    ck_assert_msg(memcmp(got, expected, (size_t)room + 1) == 0, "allgatherv differs, seed %llu",
-                  (unsigned long long)plan);
-    ck_assert_int_eq(comm->bytes_sent - sent, bytes[rank] * (ranks - 1));
-    ck_assert_int_eq(comm->bytes_received - received, others);
-    free(got);
-    free(expected);
-}
-
-/* One random case of alltoallv; the own part of recv must stay as it was. */
-static void check_alltoallv(uint64_t plan, int64_t limit) {
-    const int ranks = mpi_suite_size();
-    const int rank = mpi_suite_rank();
-    uint64_t seed = plan;
-    int64_t sizes[RANKS_MAX][RANKS_MAX];                         /* from, to */
-    const int idle = (int)(next(&seed) % (uint64_t)(2 * ranks)); /* a rank that takes no part, half of the time */
-    for (int from = 0; from < ranks; ++from) {
-        for (int to = 0; to < ranks; ++to) {
-            const int64_t size = random_size(&seed, limit);
-            sizes[from][to] = from == idle || to == idle ? 0 : size;
-        }
+    if (plan.send == NULL) {
+        ck_ok(hisa_comm_allgatherv(comm, plan.got, plan.recv_bytes, plan.recv_offsets, NULL));
+    } else {
+        ck_ok(hisa_comm_alltoallv(comm, plan.send, plan.send_bytes, plan.send_offsets, plan.got, plan.recv_bytes,
+                                  plan.recv_offsets, NULL));
     }
-    int64_t send_bytes[RANKS_MAX];
-    int64_t recv_bytes[RANKS_MAX];
-    int64_t send_offsets[RANKS_MAX];
-    int64_t recv_offsets[RANKS_MAX];
-    int64_t sent = -comm->bytes_sent;
-    int64_t received = -comm->bytes_received;
-    for (int r = 0; r < ranks; ++r) {
-        send_bytes[r] = sizes[rank][r];
-        recv_bytes[r] = sizes[r][rank];
-        sent -= r == rank ? 0 : send_bytes[r];
-        received -= r == rank ? 0 : recv_bytes[r];
-    }
-    uint64_t own = plan + (uint64_t)rank + 1;
-    const int64_t send_room = place(&own, send_bytes, ranks, send_offsets);
-    const int64_t recv_room = place(&own, recv_bytes, ranks, recv_offsets);
-    char *send = filled(send_room);
-    char *got = filled(recv_room);
-    char *expected = filled(recv_room);
-    randomise(&own, send, send_room);
-
-    int counts[4][RANKS_MAX];
-    to_int(send_bytes, counts[0], ranks);
-    to_int(send_offsets, counts[1], ranks);
-    to_int(recv_bytes, counts[2], ranks);
-    to_int(recv_offsets, counts[3], ranks);
-    MPI_Alltoallv(send, counts[0], counts[1], MPI_BYTE, expected, counts[2], counts[3], MPI_BYTE, MPI_COMM_WORLD);
-    memset(expected + recv_offsets[rank], FILL, (size_t)recv_bytes[rank]);
-    /* The entries of the rank itself are ignored. */
-    send_bytes[rank] = recv_bytes[rank] = -1;
-    send_offsets[rank] = recv_offsets[rank] = INT64_MAX;
-    ck_ok(hisa_comm_alltoallv(comm, send, send_bytes, send_offsets, got, recv_bytes, recv_offsets, NULL));
-    ck_assert_msg(memcmp(got, expected, (size_t)recv_room + 1) == 0, "alltoallv differs, seed %llu",
-                  (unsigned long long)plan);
-    ck_assert_int_eq(sent + comm->bytes_sent, 0);
-    ck_assert_int_eq(received + comm->bytes_received, 0);
-    free(send);
-    free(got);
-    free(expected);
-}
-
-/* A seed of this run, equal on all ranks; HISA_TEST_SEED repeats a run. */
-static uint64_t run_seed(void) {
-    const char *given = getenv("HISA_TEST_SEED");
-    uint64_t seed = given != NULL ? strtoull(given, NULL, 0) : (uint64_t)time(NULL);
-    MPI_Bcast(&seed, 1, MPI_UINT64_T, 0, MPI_COMM_WORLD);
-    if (mpi_suite_rank() == 0) {
-        printf("%s: HISA_TEST_SEED=%llu\n", mpi_suite_test, (unsigned long long)seed);
-    }
-    return seed * 100000;
+    ck_assert_int_eq(comm->bytes_sent - sent, plan.sent);
+    ck_assert_int_eq(comm->bytes_received - received, plan.received);
+    plan_finish(&plan, seed);
 }
 
 START_MPI_TEST(test_random_allgatherv) {
-    const uint64_t seed = run_seed();
+    const uint64_t seed = plan_run_seed();
     for (uint64_t i = 0; i < 60; ++i) {
-        check_allgatherv(seed + i, i % 30 == 0 ? 3000000 : 100000);
+        check(plan_gather(seed + i, i % 30 == 0 ? 3000000 : 100000), seed + i);
     }
 }
 
 START_MPI_TEST(test_random_alltoallv) {
-    const uint64_t seed = run_seed();
+    const uint64_t seed = plan_run_seed();
     for (uint64_t i = 0; i < 60; ++i) {
-        check_alltoallv(seed + i, i % 30 == 0 ? 1500000 : 50000);
+        check(plan_alltoall(seed + i, i % 30 == 0 ? 1500000 : 50000), seed + i);
     }
 }
 
 /* Parts longer than one message, cut at odd and at even places, some exactly one or two pieces long. */
 START_MPI_TEST(test_pieces) {
-    const uint64_t seed = run_seed();
+    const uint64_t seed = plan_run_seed();
     static const int64_t pieces[] = {31, 64, 500, 1000};
     for (uint64_t i = 0; i < 20; ++i) {
         hisa_comm_mpi_set_piece(comm, pieces[i % 4]);
-        check_allgatherv(seed + i, 3000);
-        check_alltoallv(seed + i, 3000);
+        check(plan_gather(seed + i, 3000), seed + i);
+        check(plan_alltoall(seed + i, 3000), seed + i);
     }
     hisa_comm_mpi_set_piece(comm, 32);
     const int ranks = mpi_suite_size();
@@ -239,12 +107,12 @@ START_MPI_TEST(test_pieces) {
 START_MPI_TEST(test_back_to_back) {
     const int ranks = mpi_suite_size();
     const int rank = mpi_suite_rank();
-    uint64_t plan = UINT64_C(20261123);
+    rng_t rng = {20261123};
     uint8_t send[RANKS_MAX * 64];
     uint8_t got[RANKS_MAX * 64];
     for (int i = 0; i < 1000; ++i) {
-        const int64_t bytes = (int64_t)(next(&plan) % 65);
-        const uint64_t kind = next(&plan) % 3;
+        const int64_t bytes = rng_range(&rng, 0, 64);
+        const int64_t kind = rng_range(&rng, 0, 2);
         int64_t sizes[RANKS_MAX];
         int64_t offsets[RANKS_MAX];
         for (int r = 0; r < ranks; ++r) {

@@ -4,9 +4,8 @@
 
 #include "hisa/hisa_nccl.h"
 #include "nccl_data.h"
+#include "support/exchange_plan.h"
 #include "support/runs.h"
-
-#define FILL 0x5a /* what no part covers */
 
 static hisa_comm_t *control;
 static hisa_comm_t *comm;
@@ -28,55 +27,6 @@ static void setup(void) {
 /* How often: where ranks share a GPU, the more ranks the longer each exchange takes. */
 static int times(int few_ranks) { return test_part(mpi_suite_size() > 4 ? few_ranks / 5 : few_ranks); }
 
-static uint64_t next(uint64_t *seed) {
-    *seed = *seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    uint64_t x = *seed ^ (*seed >> 33);
-    x *= UINT64_C(0xff51afd7ed558ccd);
-    return x ^ (x >> 33);
-}
-
-/* Zero often, small mostly, sometimes up to `limit`. */
-static int64_t random_size(uint64_t *seed, int64_t limit) {
-    const uint64_t kind = next(seed) % 8;
-    return kind < 3 ? 0 : (int64_t)(next(seed) % (uint64_t)(kind < 7 ? 300 : limit + 1));
-}
-
-/* Places parts one behind the other with gaps, at odd addresses too; returns the room they need. */
-static int64_t place(uint64_t *seed, const int64_t *sizes, int ranks, int64_t *offsets) {
-    int64_t end = (int64_t)(next(seed) % 16);
-    const bool backwards = next(seed) % 2 == 1;
-    for (int i = 0; i < ranks; ++i) {
-        const int r = backwards ? ranks - 1 - i : i;
-        offsets[r] = end;
-        end += sizes[r] + (int64_t)(next(seed) % 5);
-    }
-    return end + 8;
-}
-
-static char *filled(int64_t bytes) {
-    char *buffer = malloc((size_t)bytes + 1);
-    ck_assert_ptr_nonnull(buffer);
-    memset(buffer, FILL, (size_t)bytes + 1);
-    return buffer;
-}
-
-static void randomise(uint64_t *seed, char *buffer, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; ++i) {
-        buffer[i] = (char)next(seed);
-    }
-}
-
-/* A seed of this run, equal on all ranks; HISA_TEST_SEED repeats a run. */
-static uint64_t run_seed(void) {
-    const char *given = getenv("HISA_TEST_SEED");
-    uint64_t seed = given != NULL ? strtoull(given, NULL, 0) : (uint64_t)time(NULL);
-    MPI_Bcast(&seed, 1, MPI_UINT64_T, 0, MPI_COMM_WORLD);
-    if (mpi_suite_rank() == 0) {
-        printf("%s: HISA_TEST_SEED=%llu\n", mpi_suite_test, (unsigned long long)seed);
-    }
-    return seed * 100000;
-}
-
 /* ---------------------------------------------------------------------------------------------- one call each */
 
 START_MPI_TEST(test_allgather) {
@@ -84,11 +34,11 @@ START_MPI_TEST(test_allgather) {
     const int ranks = mpi_suite_size();
     const int rank = mpi_suite_rank();
     const int64_t bytes = sizes[_i];
-    uint64_t seed = UINT64_C(977) + (uint64_t)(100 * rank + _i);
-    char *own = filled(bytes);
-    char *got = filled(bytes * ranks);
-    char *expected = filled(bytes * ranks);
-    randomise(&seed, own, bytes);
+    rng_t seed = {UINT64_C(977) + (uint64_t)(100 * rank + _i)};
+    char *own = plan_filled(bytes);
+    char *got = plan_filled(bytes * ranks);
+    char *expected = plan_filled(bytes * ranks);
+    plan_randomise(&seed, own, bytes);
     memcpy(got + bytes * rank, own, (size_t)bytes);
     const int64_t sent = comm->bytes_sent;
     const int64_t received = comm->bytes_received;
@@ -104,124 +54,51 @@ START_MPI_TEST(test_allgather) {
     free(expected);
 }
 
-/* A plan of one exchange, with memory for it and MPI's answer. */
-typedef struct plan {
-    int64_t send_bytes[RANKS_MAX];
-    int64_t recv_bytes[RANKS_MAX];
-    int64_t send_offsets[RANKS_MAX];
-    int64_t recv_offsets[RANKS_MAX];
-    int64_t room; /* of got and expected */
+/* A plan with its memory on the device. */
+typedef struct on_device {
+    exchange_plan_t plan;
     char *got;
-    char *expected;
-    char *device; /* becomes got */
-    char *from;   /* on the device, sent; NULL in a gather */
-} plan_t;
+    char *sent; /* NULL in a gather */
+} on_device_t;
 
-static void to_int(const int64_t *from, int *to) {
-    for (int r = 0; r < mpi_suite_size(); ++r) {
-        to[r] = (int)from[r];
-    }
+static on_device_t up(exchange_plan_t plan) {
+    return (on_device_t){.plan = plan,
+                         .got = nccl_data_up(plan.got, plan.room, stream),
+                         .sent = plan.send == NULL ? NULL : nccl_data_up(plan.send, plan.send_room, stream)};
 }
 
-/* All ranks draw the same sizes from `draw`. */
-static plan_t plan_gather(uint64_t draw, int64_t limit) {
-    const int ranks = mpi_suite_size();
-    const int rank = mpi_suite_rank();
-    plan_t plan = {.from = NULL};
-    uint64_t seed = draw;
-    int bytes[RANKS_MAX];
-    int offsets[RANKS_MAX];
-    for (int r = 0; r < ranks; ++r) {
-        plan.recv_bytes[r] = random_size(&seed, limit);
-    }
-    plan.room = place(&seed, plan.recv_bytes, ranks, plan.recv_offsets);
-    plan.got = filled(plan.room);
-    plan.expected = filled(plan.room);
-    uint64_t content = draw + (uint64_t)rank + 1;
-    randomise(&content, plan.got + plan.recv_offsets[rank], plan.recv_bytes[rank]);
-    memcpy(plan.expected, plan.got, (size_t)plan.room);
-    plan.device = nccl_data_up(plan.got, plan.room, stream);
-    to_int(plan.recv_bytes, bytes);
-    to_int(plan.recv_offsets, offsets);
-    MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_BYTE, plan.expected, bytes, offsets, MPI_BYTE, MPI_COMM_WORLD);
-    return plan;
-}
-
-/* The own part of what is received must stay as it was; its entries are not looked at. */
-static plan_t plan_exchange(uint64_t draw, int64_t limit) {
-    const int ranks = mpi_suite_size();
-    const int rank = mpi_suite_rank();
-    plan_t plan = {.from = NULL};
-    uint64_t seed = draw;
-    const int idle = (int)(next(&seed) % (uint64_t)(2 * ranks)); /* a rank that takes no part, half of the time */
-    for (int from = 0; from < ranks; ++from) {
-        for (int to = 0; to < ranks; ++to) {
-            const int64_t drawn = random_size(&seed, limit);
-            const int64_t size = from == idle || to == idle ? 0 : drawn;
-            if (from == rank) {
-                plan.send_bytes[to] = size;
-            }
-            if (to == rank) {
-                plan.recv_bytes[from] = size;
-            }
-        }
-    }
-    uint64_t own = draw + (uint64_t)rank + 1;
-    const int64_t send_room = place(&own, plan.send_bytes, ranks, plan.send_offsets);
-    plan.room = place(&own, plan.recv_bytes, ranks, plan.recv_offsets);
-    char *send = filled(send_room);
-    plan.got = filled(plan.room);
-    plan.expected = filled(plan.room);
-    randomise(&own, send, send_room);
-    int ints[4][RANKS_MAX];
-    to_int(plan.send_bytes, ints[0]);
-    to_int(plan.send_offsets, ints[1]);
-    to_int(plan.recv_bytes, ints[2]);
-    to_int(plan.recv_offsets, ints[3]);
-    MPI_Alltoallv(send, ints[0], ints[1], MPI_BYTE, plan.expected, ints[2], ints[3], MPI_BYTE, MPI_COMM_WORLD);
-    memset(plan.expected + plan.recv_offsets[rank], FILL, (size_t)plan.recv_bytes[rank]);
-    plan.send_bytes[rank] = plan.recv_bytes[rank] = -1;
-    plan.send_offsets[rank] = plan.recv_offsets[rank] = INT64_MAX;
-    plan.from = nccl_data_up(send, send_room, stream);
-    plan.device = nccl_data_up(plan.got, plan.room, stream);
-    free(send);
-    return plan;
-}
-
-static void enqueue(const plan_t *plan) {
-    if (plan->from == NULL) {
-        ck_ok(hisa_comm_allgatherv(comm, plan->device, plan->recv_bytes, plan->recv_offsets, stream));
+static void enqueue(const on_device_t *made) {
+    const exchange_plan_t *plan = &made->plan;
+    if (made->sent == NULL) {
+        ck_ok(hisa_comm_allgatherv(comm, made->got, plan->recv_bytes, plan->recv_offsets, stream));
     } else {
-        ck_ok(hisa_comm_alltoallv(comm, plan->from, plan->send_bytes, plan->send_offsets, plan->device,
-                                  plan->recv_bytes, plan->recv_offsets, stream));
+        ck_ok(hisa_comm_alltoallv(comm, made->sent, plan->send_bytes, plan->send_offsets, made->got, plan->recv_bytes,
+                                  plan->recv_offsets, stream));
     }
 }
 
-static void finish(plan_t *plan, uint64_t draw) {
-    nccl_data_down(comm, plan->got, plan->device, plan->room, stream);
-    ck_assert_msg(memcmp(plan->got, plan->expected, (size_t)plan->room + 1) == 0, "%s differs, seed %llu",
-                  plan->from == NULL ? "allgatherv" : "alltoallv", (unsigned long long)draw);
-    ck_cuda(cudaFree(plan->from));
-    free(plan->got);
-    free(plan->expected);
+static void finish(on_device_t *made, uint64_t seed) {
+    nccl_data_down(comm, made->plan.got, made->got, made->plan.room, stream);
+    ck_cuda(cudaFree(made->sent));
+    plan_finish(&made->plan, seed);
 }
 
 START_MPI_TEST(test_random) {
-    const uint64_t seed = run_seed();
+    const uint64_t seed = plan_run_seed();
     for (uint64_t i = 0; i < (uint64_t)times(40); ++i) {
-        plan_t plan = i % 2 == 0 ? plan_gather(seed + i, i % 20 == 0 ? 3000000 : 100000)
-                                 : plan_exchange(seed + i, i % 20 == 1 ? 1500000 : 50000);
-        enqueue(&plan);
-        finish(&plan, seed + i);
+        on_device_t made = up(i % 2 == 0 ? plan_gather(seed + i, i % 20 == 0 ? 3000000 : 100000)
+                                         : plan_alltoall(seed + i, i % 20 == 1 ? 1500000 : 50000));
+        enqueue(&made);
+        finish(&made, seed + i);
     }
 }
 
 START_MPI_TEST(test_groups) {
-    const uint64_t seed = run_seed();
+    const uint64_t seed = plan_run_seed();
     for (uint64_t i = 0; i < (uint64_t)times(20); ++i) {
-        plan_t gather = plan_gather(seed + i, 100000);
-        plan_t exchange = plan_exchange(seed + i, 50000);
-        plan_t second = plan_exchange(seed + 1000 + i, 5000);
+        on_device_t gather = up(plan_gather(seed + i, 100000));
+        on_device_t exchange = up(plan_alltoall(seed + i, 50000));
+        on_device_t second = up(plan_alltoall(seed + 1000 + i, 5000));
         ck_ok(hisa_comm_begin(comm));
         enqueue(&gather);
         enqueue(&exchange);
@@ -267,12 +144,12 @@ START_MPI_TEST(test_back_to_back) {
     char *send = nccl_data_up(all, row, stream);
     char *got = nccl_data_up(all, row, stream);
     char *kept = nccl_data_up(all, row * calls, stream);
-    uint64_t plan = UINT64_C(20261124);
+    rng_t rng = {20261124};
     for (int i = 0; i < calls; ++i) {
         int64_t parts[RANKS_MAX];
         int64_t offsets[RANKS_MAX];
-        const int64_t bytes = (int64_t)(next(&plan) % (PART + 1));
-        const uint64_t kind = next(&plan) % 3;
+        const int64_t bytes = rng_range(&rng, 0, PART);
+        const int64_t kind = rng_range(&rng, 0, 2);
         for (int r = 0; r < ranks; ++r) {
             parts[r] = bytes;
             offsets[r] = bytes * r;

@@ -8,8 +8,7 @@
 #ifndef HISA_TESTS_SELECT_SUITE_H
 #define HISA_TESTS_SELECT_SUITE_H
 
-#include <stdio.h>
-
+#include "support/agreed.h"
 #include "support/cases.h"
 #include "support/mpi_suite.h"
 #include "support/named.h"
@@ -20,18 +19,6 @@
 #endif
 
 enum { SELECT_SUITE_SEED = 1000001 };
-
-/* Agrees on how a run went and says what went wrong; true on all ranks or on none. */
-static bool agreed(bool well, const run_t *run, const test_case_t *made, const char *why) {
-    int all = well ? 1 : 0;
-    MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
-    if (!well) {
-        char what[320] = "";
-        run_describe(run, made, what, sizeof what);
-        fprintf(stderr, "rank %d: %s; %s\n", mpi_suite_rank(), why, what);
-    }
-    return all == 1;
-}
 
 static bool run_agreed(const run_t *run, const test_case_t *made, hisa_comm_t *comm) {
     char why[256] = "";
