@@ -98,7 +98,14 @@ HISA_API int hisa_comm_size(const hisa_comm_t *comm);
 HISA_API const char *hisa_comm_name(const hisa_comm_t *comm);
 
 /* Seconds that a collective waits for a peer before it returns HISA_ERR_TIMEOUT and poisons the communicator; the
- * default is 60. Local, but ranks do well to agree. seconds must be finite and greater than 0. */
+ * default is 60. Local, but ranks do well to agree. seconds must be finite and greater than 0. Read by each wait as it
+ * begins, so it may be changed between calls.
+ *
+ * On a device a wait cannot tell a lost peer from work that takes long: it counts from the moment when the host begins
+ * to wait, whatever is on the stream, the caller's own kernels and graph replays included. So the deadline must be
+ * longer than all that is ever on a stream when hisa_index_synchronize, or hisa_select by owner merge, is called with
+ * it, on the slowest rank. Where a queue may be longer, synchronise more often, or set a longer deadline before the
+ * wait. */
 HISA_API hisa_status_t hisa_comm_set_deadline(hisa_comm_t *comm, double seconds);
 
 /* What a data call over the communicator takes, for HISA_EXCHANGE_AUTO: `latency` seconds, and a second more for each
@@ -312,8 +319,9 @@ HISA_API hisa_status_t hisa_select(hisa_index_t *index, const hisa_queries_t *qu
 
 /* Waits until what was enqueued on the stream has been done. To be used after hisa_select where others would
  * synchronise the stream: over NCCL a lost peer leaves work on it that never ends, and this call gives up on it.
- * HISA_ERR_TIMEOUT or HISA_ERR_COMM: a peer was lost, or the stream did not run out within the communicator's deadline
- * from when the call began (a single rank waits without one); the ranks that can still be reached agree on one status,
+ * HISA_ERR_TIMEOUT or HISA_ERR_COMM: a peer was lost, or the stream did not get here within the communicator's deadline
+ * from when the call began, be it only for want of time (hisa_comm_set_deadline says what follows from that; a single
+ * rank waits without a deadline); the ranks that can still be reached agree on one status,
  * the communicator is poisoned, and the selection is undefined, as if hisa_select had failed. HISA_ERR_DEVICE: what was
  * enqueued failed. Returns at once on the CPU backend. Local as long as all goes well. Not while the stream is being
  * captured. */
