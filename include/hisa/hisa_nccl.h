@@ -42,7 +42,8 @@ HISA_API void hisa_nccl_config_init(hisa_nccl_config_t *config);
  * HISA_ERR_COMM (a peer is late or lost, or NCCL failed).
  *
  * NCCL must be 2.19 or newer. Several ranks on one GPU need what NCCL asks for: a different NCCL_HOSTID in each
- * process's environment before its first NCCL call (before 2.30, for tests only).
+ * process's environment before its first NCCL call (before 2.30, for tests only). Without it all ranks are refused at
+ * once, also those that share with nobody.
  *
  * Once a peer is lost, hisa ends what is enqueued by ncclCommAbort, after the ranks that can be reached have agreed on
  * one status. With `split` the engine's communicator must not have been made with splitShare, by which NCCL aborts
