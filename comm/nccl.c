@@ -10,8 +10,10 @@
 #include "base/hash.h"
 #include "comm/agree.h"
 #include "comm/clock.h"
+#include "comm/same_gpu.h"
 
-#define OLDEST 21900 /* 2.19.0 as ncclGetVersion says it; ncclCommSplit has its final form there */
+#define OLDEST 21900         /* 2.19.0 as ncclGetVersion says it; ncclCommSplit has its final form there */
+#define MULTI_RANK_GPU 23000 /* knows NCCL_MULTI_RANK_GPU_ENABLE */
 _Static_assert(NCCL_VERSION_CODE >= OLDEST, "hisa needs NCCL 2.19 or newer");
 
 typedef struct nccl_state {
@@ -403,7 +405,39 @@ static int64_t hash_bytes(const void *data, size_t bytes) {
     return (int64_t)hash;
 }
 
-static hisa_status_t agree_on_plan(const hisa_nccl_config_t *config, const nccl_state_t *state, hisa_status_t status) {
+/* NCCL has two ranks on one GPU only where it takes them for ranks of different hosts, or from 2.30 on where it is told
+ * to. It would tell only those that share, while the others wait for them. The same on all ranks. */
+static hisa_status_t check_shared(const hisa_nccl_config_t *config, const int64_t *places) {
+    int first = 0;
+    int second = 0;
+    if (config->nccl == NULL && hisa_gpu_shared(places, config->control->size, &first, &second)) {
+        return hisa_fail(HISA_ERR_COMM,
+                         "ranks %d and %d have the same GPU: ranks that share one need a different NCCL_HOSTID each",
+                         first, second);
+    }
+    return HISA_OK;
+}
+
+/* Of this rank's GPU; where NCCL allows that it is shared, of this rank alone. */
+static hisa_status_t find_place(const nccl_state_t *state, int rank, int64_t *place) {
+    const char *allowed = getenv("NCCL_MULTI_RANK_GPU_ENABLE");
+    char bus[32] = "";
+    if (state->version >= MULTI_RANK_GPU && allowed != NULL && strcmp(allowed, "0") != 0) {
+        *place = rank;
+        return HISA_OK;
+    }
+    const cudaError_t error = cudaDeviceGetPCIBusId(bus, (int)sizeof bus, state->device);
+    *place = hisa_gpu_place(bus);
+    return error == cudaSuccess ? HISA_OK : fail_cuda(error, "the address of the device");
+}
+
+/* places[size] is overwritten; NULL only where status is not HISA_OK. */
+static hisa_status_t agree_on_plan(const hisa_nccl_config_t *config, const nccl_state_t *state, hisa_status_t status,
+                                   int64_t *places) {
+    int64_t place = 0;
+    if (status == HISA_OK) {
+        status = find_place(state, config->control->rank, &place);
+    }
     const bool well = status == HISA_OK;
     const hisa_agree_value_t values[] = {
         {"version of NCCL", well ? state->version : 0},
@@ -412,7 +446,8 @@ static hisa_status_t agree_on_plan(const hisa_nccl_config_t *config, const nccl_
         {"hisa_nccl_config.id (given or not)", well && config->id != NULL},
         {"hisa_nccl_config.id (its hash)", well && config->id != NULL ? hash_bytes(config->id, sizeof *config->id) : 0},
     };
-    return hisa_comm_agree_values(config->control, status, values, sizeof values / sizeof values[0], 0, NULL);
+    status = hisa_comm_agree_values(config->control, status, values, sizeof values / sizeof values[0], place, places);
+    return status == HISA_OK && places != NULL ? check_shared(config, places) : status;
 }
 
 /* Fails for all ranks or for none. */
@@ -605,7 +640,7 @@ hisa_status_t hisa_comm_create_nccl(const hisa_nccl_config_t *config, hisa_comm_
         state->control = control;
         status = hisa_comm_alloc(&ops, state, control->rank, control->size, &made);
     }
-    status = agree_on_plan(config, state, status);
+    status = agree_on_plan(config, state, status, made != NULL ? made->scratch : NULL);
     if (made == NULL) {
         free(state);
         return status;

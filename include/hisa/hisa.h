@@ -98,21 +98,32 @@ HISA_API int hisa_comm_size(const hisa_comm_t *comm);
 HISA_API const char *hisa_comm_name(const hisa_comm_t *comm);
 
 /* Seconds that a collective waits for a peer before it returns HISA_ERR_TIMEOUT and poisons the communicator; the
- * default is 60. Local, but ranks do well to agree. seconds must be finite and greater than 0. */
+ * default is 60. Local, but ranks do well to agree. seconds must be finite and greater than 0. Read by each wait as it
+ * begins, so it may be changed between calls.
+ *
+ * On a device a wait cannot tell a lost peer from work that takes long: it counts from the moment when the host begins
+ * to wait, whatever is on the stream, the caller's own kernels and graph replays included. So the deadline must be
+ * longer than all that is ever on a stream when hisa_index_synchronize, or hisa_select by owner merge, is called with
+ * it, on the slowest rank. Where a queue may be longer, synchronise more often, or set a longer deadline before the
+ * wait. */
 HISA_API hisa_status_t hisa_comm_set_deadline(hisa_comm_t *comm, double seconds);
 
 /* What a data call over the communicator takes, for HISA_EXCHANGE_AUTO: `latency` seconds, and a second more for each
  * `bandwidth` bytes that a rank receives. Never changes a result. Each kind of communicator begins with figures of its
- * own; `hisa info --measure` takes them on the machine at hand. Read by hisa_index_create, which checks that they are
- * equal on all ranks: later changes leave an index that is there as it is. latency must be finite and at least 0,
- * bandwidth finite and greater than 0. Local. hisa_comm_cost reads them; either pointer may be NULL. */
+ * own: "mpi" with 30 us and 4 GB/s, of ranks on one host, "nccl" with 6 us and 320 GB/s, from NCCL's tuning tables for
+ * 8 ranks over NVLink. `hisa info --measure` takes them on the machine at hand. Read by hisa_index_create, which checks
+ * that they are equal on all ranks (HISA_ERR_MISMATCH): later changes leave an index that is there as it is. latency
+ * must be finite and at least 0, bandwidth finite and greater than 0, or it is HISA_ERR_INVALID_ARGUMENT and nothing
+ * changes. Both local, host only, without any stream. hisa_comm_cost reads them; either pointer may be NULL, and a NULL
+ * comm leaves both as they are. */
 HISA_API hisa_status_t hisa_comm_set_cost(hisa_comm_t *comm, double latency, double bandwidth);
 HISA_API void hisa_comm_cost(const hisa_comm_t *comm, double *latency, double *bandwidth);
 
 /* Collective over host memory: makes one outcome of the ranks' local outcomes. `status` (may differ) is this rank's
  * own, `message` (may differ, may be NULL, used only where status is not HISA_OK) its cause in one line. Returns
  * HISA_OK on every rank if every rank passed HISA_OK; otherwise every rank returns the status of the lowest rank that
- * failed, and hisa_last_error() reads "rank R: MESSAGE" on each. */
+ * failed, and hisa_last_error() reads "rank R: MESSAGE" on each. HISA_ERR_TIMEOUT or HISA_ERR_COMM: a peer did not
+ * answer within the deadline, and the communicator is poisoned; HISA_ERR_POISONED: it was. Waits for no stream. */
 HISA_API hisa_status_t hisa_comm_agree(hisa_comm_t *comm, hisa_status_t status, const char *message);
 
 /* ---------------------------------------------------------------------------------------------- index */
@@ -236,7 +247,9 @@ typedef enum hisa_placement {
 /* flags */
 #define HISA_SELECT_UNCHECKED                                                                                          \
     1u /* skip the agreement on arguments across ranks, one small host collective: the caller                          \
-          vouches that they agree. Sharded queries then need rows_per_rank */
+          vouches that they agree. Sharded queries then need rows_per_rank. A call that is refused on one rank, for    \
+          whatever cause, is then refused there alone: nobody else is told, and the others' streams wait for it. The   \
+          caller of the refused one reports it by hisa_comm_agree with its status */
 #define HISA_SELECT_TIMED                                                                                              \
     2u /* measure the time of each step (hisa_index_stats). On CUDA by events, of which the first timed calls make a   \
           few, and which are read before the call returns: it waits for the stream, and cannot be captured */
@@ -302,8 +315,13 @@ HISA_API hisa_status_t hisa_select_workspace_size(const hisa_index_t *index, con
  * then are. A call that waits (HISA_EXCHANGE_OWNER but in mode block, HISA_SELECT_TIMED) is HISA_ERR_UNSUPPORTED on a
  * stream that is being captured, and the capture goes on.
  *
- * Errors are agreed (unless HISA_SELECT_UNCHECKED): every rank returns the same status before anything is enqueued, and
- * the selection is not written. A lost peer gives HISA_ERR_TIMEOUT or HISA_ERR_COMM, here or from
+ * Errors are agreed: every rank returns the same status before anything is enqueued, and the selection is not written.
+ * With HISA_SELECT_UNCHECKED only the rank that refuses knows of it. It calls hisa_comm_agree with the status; the
+ * others, which wait in hisa_index_synchronize, meet it there once their deadline has passed, and all return that
+ * status with the communicator poisoned. They may have begun to wait later: before it agrees, the refusing rank sets a
+ * deadline (hisa_comm_set_deadline) that is longer than theirs by as much as the ranks may be apart.
+ *
+ * A lost peer gives HISA_ERR_TIMEOUT or HISA_ERR_COMM, here or from
  * hisa_index_synchronize, and poisons the communicator; the selection and the workspace are then undefined, and must
  * stay allocated until the communicator is destroyed. */
 HISA_API hisa_status_t hisa_select(hisa_index_t *index, const hisa_queries_t *queries,
@@ -312,8 +330,9 @@ HISA_API hisa_status_t hisa_select(hisa_index_t *index, const hisa_queries_t *qu
 
 /* Waits until what was enqueued on the stream has been done. To be used after hisa_select where others would
  * synchronise the stream: over NCCL a lost peer leaves work on it that never ends, and this call gives up on it.
- * HISA_ERR_TIMEOUT or HISA_ERR_COMM: a peer was lost, or the stream did not run out within the communicator's deadline
- * from when the call began (a single rank waits without one); the ranks that can still be reached agree on one status,
+ * HISA_ERR_TIMEOUT or HISA_ERR_COMM: a peer was lost, or the stream did not get here within the communicator's deadline
+ * from when the call began, be it only for want of time (hisa_comm_set_deadline says what follows from that; a single
+ * rank waits without a deadline); the ranks that can still be reached agree on one status,
  * the communicator is poisoned, and the selection is undefined, as if hisa_select had failed. HISA_ERR_DEVICE: what was
  * enqueued failed. Returns at once on the CPU backend. Local as long as all goes well. Not while the stream is being
  * captured. */

@@ -26,6 +26,7 @@ typedef struct hisa_nccl_config {
                                may abort without a touch on its parent. Default 0 */
 } hisa_nccl_config_t;
 
+/* Sets every field to its default. Local; NULL is allowed. */
 HISA_API void hisa_nccl_config_init(hisa_nccl_config_t *config);
 
 /* A communicator for the CUDA backend: data calls are enqueued on the caller's stream. Collective over control; all
@@ -33,8 +34,16 @@ HISA_API void hisa_nccl_config_init(hisa_nccl_config_t *config);
  * others). Waits for peers up to control's deadline. Connects all ranks and exchanges something, so that later calls
  * allocate nothing; for this it uses a stream of its own and waits for it.
  *
+ * The device that was current on the calling thread is current again on return. What is made belongs to the caller
+ * (hisa_comm_destroy; before control, and before the engine's communicator), and it, control and a borrowed
+ * communicator may be used by one thread at a time. *comm is written on success only. Errors: HISA_ERR_INVALID_ARGUMENT
+ * (the config), HISA_ERR_MISMATCH (nccl is not of control's ranks; versions of NCCL, or configs, differ),
+ * HISA_ERR_UNSUPPORTED (NCCL is too old), HISA_ERR_DEVICE (no device), HISA_ERR_NO_MEMORY, HISA_ERR_TIMEOUT or
+ * HISA_ERR_COMM (a peer is late or lost, or NCCL failed).
+ *
  * NCCL must be 2.19 or newer. Several ranks on one GPU need what NCCL asks for: a different NCCL_HOSTID in each
- * process's environment before its first NCCL call (before 2.30, for tests only).
+ * process's environment before its first NCCL call (before 2.30, for tests only). Without it all ranks are refused at
+ * once, also those that share with nobody.
  *
  * Once a peer is lost, hisa ends what is enqueued by ncclCommAbort, after the ranks that can be reached have agreed on
  * one status. With `split` the engine's communicator must not have been made with splitShare, by which NCCL aborts

@@ -67,10 +67,11 @@ static hisa_status_t stage(const bench_source_t *source, const bench_input_t *in
 }
 
 static hisa_status_t time_appends(work_t *work, const bench_plan_t *plan, double *seconds, double *cold) {
-    hisa_status_t status = bench_time(work->gpu, before, call, work, plan->warmup, plan->repeats, seconds);
+    const bench_clock_t clock = bench_clock_of(work->gpu, work->index, 1);
+    hisa_status_t status = bench_time(&clock, before, call, work, plan->warmup, plan->repeats, seconds);
 #if defined(HISA_HAVE_CUDA)
     if (status == HISA_OK && work->gpu != NULL) {
-        status = bench_time(work->gpu, before_cold, call, work, plan->warmup, plan->repeats, cold);
+        status = bench_time(&clock, before_cold, call, work, plan->warmup, plan->repeats, cold);
     }
 #else
     (void)cold;
@@ -80,7 +81,7 @@ static hisa_status_t time_appends(work_t *work, const bench_plan_t *plan, double
     }
 #if defined(HISA_HAVE_CUDA)
     if (status == HISA_OK && work->gpu != NULL) {
-        status = cli_gpu_wait(work->gpu);
+        status = hisa_index_synchronize(work->index, work->stream);
     }
 #endif
     return status;

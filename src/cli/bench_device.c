@@ -90,13 +90,20 @@ static hisa_status_t flush(void *context, int64_t turn) {
     return cli_gpu_flush(((bench_t *)context)->gpu);
 }
 
+/* Gives up on lost peers, as every wait for a stream with collectives on it must. */
+static hisa_status_t wait_for(bench_t *bench) {
+    return hisa_index_synchronize(bench->selector.index, bench->gpu->stream);
+}
+
 /* ------------------------------------------------------------------------------------------- phases */
 
 /* Collective; agreed. */
 static hisa_status_t measure(bench_t *bench, bench_call_fn before, bench_call_fn timed, bench_spread_t *spread) {
     const bench_plan_t *plan = bench->plan;
+    const bench_clock_t clock =
+        bench_clock_of(bench->gpu, bench->selector.index, timed == replay_batch ? BATCH_CALLS : 1);
     const hisa_status_t status = cli_session_agree(
-        bench->session, bench_time(bench->gpu, before, timed, bench, plan->warmup, plan->repeats, bench->seconds));
+        bench->session, bench_time(&clock, before, timed, bench, plan->warmup, plan->repeats, bench->seconds));
     return status == HISA_OK ? bench_reduce(bench->session, bench->seconds, plan->repeats, spread) : status;
 }
 
@@ -140,7 +147,7 @@ static hisa_status_t capture(bench_t *bench) {
     for (int64_t s = 0; s < bench->sets && status == HISA_OK; s++) {
         status = cli_gpu_capture(bench->gpu, call_unchecked, bench, s, &bench->graphs[s]);
     }
-    return status == HISA_OK ? cli_gpu_wait(bench->gpu) : status;
+    return status == HISA_OK ? wait_for(bench) : status;
 }
 
 static void divide(bench_spread_t *spread, double by) {
@@ -179,10 +186,7 @@ static hisa_status_t measure_all(bench_t *bench, bench_result_t *result) {
     if (status == HISA_OK && bench->plan->graph) {
         status = measure_graph(bench, &result->device);
     }
-    if (status == HISA_OK) {
-        status = cli_session_agree(bench->session, cli_gpu_wait(bench->gpu));
-    }
-    return status;
+    return status == HISA_OK ? cli_session_agree(bench->session, wait_for(bench)) : status;
 }
 
 hisa_status_t bench_measure_device(cli_session_t *session, cli_gpu_t *gpu, hisa_index_t *index,

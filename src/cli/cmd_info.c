@@ -167,7 +167,11 @@ static void print_cost(hisa_index_t *index) {
             const int64_t blocks = lengths[i] / policy.block_size;
             policy.local_blocks = (blocks + policy.ranks - 1) / policy.ranks;
             const int64_t rows = hisa_policy_switch(&policy, &options, INT32_MAX);
-            printf("%s from %" PRId64 " rows at %" PRId64 "K tokens", i == 0 ? "" : ",", rows, lengths[i] >> 10);
+            if (rows > INT32_MAX) {
+                printf("%s never at %" PRId64 "K tokens", i == 0 ? "" : ",", lengths[i] >> 10);
+            } else {
+                printf("%s from %" PRId64 " rows at %" PRId64 "K tokens", i == 0 ? "" : ",", rows, lengths[i] >> 10);
+            }
         }
         printf("\n");
     }

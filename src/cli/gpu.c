@@ -117,10 +117,6 @@ hisa_status_t cli_gpu_flush(cli_gpu_t *gpu) {
                             "emptying L2");
 }
 
-hisa_status_t cli_gpu_wait(cli_gpu_t *gpu) {
-    return hisa_cuda_status(cudaStreamSynchronize((cudaStream_t)gpu->stream), "waiting for the stream");
-}
-
 /* ------------------------------------------------------------------------------------------- graphs */
 
 hisa_status_t cli_gpu_capture(cli_gpu_t *gpu, hisa_status_t (*call)(void *context, int64_t turn), void *context,

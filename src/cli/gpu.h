@@ -33,13 +33,12 @@ void cli_gpu_close(cli_gpu_t *gpu);
 /* Notes when the stream gets here. */
 hisa_status_t cli_gpu_mark(cli_gpu_t *gpu, int slot);
 
-/* Waits for the later slot; seconds between the two. */
+/* Waits for the later slot; seconds between the two. Without a deadline: where peers may be lost, after a wait that has
+ * one. */
 hisa_status_t cli_gpu_seconds(cli_gpu_t *gpu, int from, int to, double *seconds);
 
 /* Enqueues writes to more memory than L2 holds, so that what comes next finds nothing of its own there. */
 hisa_status_t cli_gpu_flush(cli_gpu_t *gpu);
-
-hisa_status_t cli_gpu_wait(cli_gpu_t *gpu);
 
 /* Runs `call` while the stream is captured, and gives a graph of what it has enqueued. If the call may not be captured,
  * HISA_ERR_UNSUPPORTED with the reason. */

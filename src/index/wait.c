@@ -18,6 +18,8 @@ static void nap(void) {
     nanosleep(&time, NULL);
 }
 
+/* The deadline counts from here on and not from the last sign of progress: nothing short of an event after each call
+ * would show progress, and a replayed graph has none of those. hisa_comm_set_deadline tells the caller. */
 hisa_status_t hisa_index_wait(hisa_index_t *index, int32_t event) {
     const hisa_backend_ops_t *ops = hisa_index_ops(index);
     hisa_comm_t *comm = index->comm;

@@ -33,6 +33,10 @@ passes "$HISA" info && says '^backends +cpu' && says '^communicators +self'
 if [ -n "$MPIRUN" ]; then
     passes_on 2 "$HISA" info --backend cpu --measure --comm-latency 12.5 && says '^taken to cost +latency 12.5 us, 4 GB/s' &&
         says '^owner merge +flat: from [0-9]+ rows at 128K tokens' && says '^that is +--comm-latency [0-9]'
+    # A collective so slow that its four never pay.
+    passes_on 2 "$HISA" info --backend cpu --comm-latency 1e12 && for mode in hisa flat block; do
+        says "^owner merge +$mode: never at 128K tokens, never at 1024K tokens, never at 4096K tokens$"
+    done
 fi
 
 TRACE=(--keys keys --queries queries)
