@@ -1,4 +1,4 @@
-/* Ranks as threads, side by side and by turns. */
+/* Ranks as threads, side by side and by turns; and how timed calls tell what a rank computes from what it waits for. */
 #include "comm/threads.h"
 
 #include <pthread.h>
@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "index/index.h"
 #include "support/suite.h"
 
 enum { RANKS = 5, ROUNDS = 200, MOST = 37 };
@@ -63,8 +64,8 @@ static int gather(const rank_run_t *run, int round) {
     const int size = hisa_comm_size(run->comm);
     const int self = hisa_comm_rank(run->comm);
     uint8_t buffer[RANKS * MOST] = {0};
-    int64_t bytes[RANKS];
-    int64_t offsets[RANKS];
+    int64_t bytes[RANKS] = {0};
+    int64_t offsets[RANKS] = {0};
     for (int r = 0; r < size; ++r) {
         bytes[r] = size_of(round, r, 0);
         offsets[r] = (int64_t)r * MOST;
@@ -90,9 +91,9 @@ static int all_to_all(const rank_run_t *run, int round) {
     const int self = hisa_comm_rank(run->comm);
     uint8_t send[RANKS * MOST] = {0};
     uint8_t recv[RANKS * MOST] = {0};
-    int64_t send_bytes[RANKS];
-    int64_t recv_bytes[RANKS];
-    int64_t offsets[RANKS];
+    int64_t send_bytes[RANKS] = {0};
+    int64_t recv_bytes[RANKS] = {0};
+    int64_t offsets[RANKS] = {0};
     for (int r = 0; r < size; ++r) {
         send_bytes[r] = size_of(round, self, r);
         recv_bytes[r] = size_of(round, r, self);
@@ -230,6 +231,101 @@ START_TEST(comes_late) {
 }
 END_TEST
 
+/* ---------------------------------------------------------------------------------------------- timed calls */
+
+enum { TOKENS = 512, DIM = 16, BLOCK = 16, BLOCKS = 4, TOP_K = 32 };
+
+static const double late = 0.3; /* seconds that rank 1 is late */
+
+static hisa_status_t select_timed(hisa_index_t *index, hisa_exchange_t exchange, const uint8_t *q) {
+    static const float weight = 1.0F;
+    static _Alignas(256) uint8_t workspace[RANKS][1 << 16];
+    int32_t indices[TOP_K];
+    hisa_select_options_t options;
+    hisa_queries_t queries;
+    hisa_selection_t selection;
+    size_t bytes = 0;
+    hisa_select_options_init(&options);
+    hisa_queries_init(&queries);
+    hisa_selection_init(&selection);
+    options.exchange = exchange;
+    options.top_blocks = BLOCKS;
+    options.top_k = TOP_K;
+    options.flags = HISA_SELECT_TIMED | HISA_SELECT_UNCHECKED; /* an agreement would wait for the late one */
+    queries.num_rows = 1;
+    queries.q = q;
+    queries.weights = &weight;
+    selection.indices = indices;
+    const hisa_status_t status = hisa_select_workspace_size(index, &options, 1, &bytes);
+    if (status != HISA_OK || bytes > sizeof workspace[0]) {
+        return status != HISA_OK ? status : HISA_ERR_WORKSPACE;
+    }
+    return hisa_select(index, &queries, &options, &selection, workspace[index->shard.rank], bytes, NULL);
+}
+
+/* Rank 0 waits for rank 1 in its first exchange: what it computes and what it waits for are told apart. */
+static int wait_in_exchange(rank_run_t *run) {
+    static const hisa_exchange_t exchanges[] = {HISA_EXCHANGE_OWNER, HISA_EXCHANGE_ONESHOT};
+    static uint8_t keys[TOKENS * DIM];
+    float scales[TOKENS];
+    const int self = hisa_comm_rank(run->comm);
+    hisa_index_config_t config;
+    hisa_index_t *index = NULL;
+    hisa_index_config_init(&config);
+    config.backend = HISA_BACKEND_CPU;
+    config.threads = 1;
+    config.head_dim = DIM;
+    config.num_heads = 1;
+    config.block_size = BLOCK;
+    config.capacity = TOKENS;
+    for (int i = 0; i < TOKENS; ++i) {
+        scales[i] = 1.0F;
+    }
+    run->status = hisa_index_create(&config, run->comm, &index);
+    if (run->status == HISA_OK) {
+        run->status = hisa_index_append(index, 0, TOKENS, keys, scales, HISA_KEYS_REPLICATED, NULL);
+    }
+    int outcome = 0;
+    for (int e = 0; e < 2 && run->status == HISA_OK && outcome == 0; ++e) {
+        hisa_stats_t stats = {.struct_size = sizeof stats};
+        int64_t meet[RANKS] = {0};
+        double computed = 0;
+        double exchanged = 0;
+        hisa_index_stats_reset(index);
+        run->status = hisa_comm_control_allgather(run->comm, meet, (int64_t)sizeof meet[0]);
+        if (self == 1) {
+            nanosleep(&(struct timespec){.tv_nsec = (long)(1e9 * late)}, NULL);
+        }
+        if (run->status == HISA_OK) {
+            run->status = select_timed(index, exchanges[e], keys);
+        }
+        hisa_index_stats(index, &stats);
+        for (int s = 0; s < HISA_STEP_COUNT; ++s) {
+            computed += stats.steps[s].seconds - stats.steps[s].exchange_seconds;
+            exchanged += stats.steps[s].exchange_seconds;
+            outcome = stats.steps[s].exchange_seconds > stats.steps[s].seconds ? 11 : outcome;
+        }
+        const bool waited = exchanged > late / 2;
+        if (computed <= 0 || computed > late / 2 || waited != (self == 0 && hisa_comm_size(run->comm) > 1)) {
+            outcome = 12;
+        }
+    }
+    hisa_index_destroy(index);
+    return outcome;
+}
+
+START_TEST(exchanges_are_told_apart) {
+    rank_run_t run[RANKS];
+    for (int ranks = 1; ranks <= 2; ++ranks) {
+        run_all(ranks, false, 60, wait_in_exchange, run);
+        for (int r = 0; r < ranks; ++r) {
+            ck_assert_msg(run[r].status == HISA_OK && run[r].outcome == 0, "rank %d of %d: %d: %s", r, ranks,
+                          run[r].outcome, run[r].message);
+        }
+    }
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("threads");
     TCase *tcase = tcase_create("threads");
@@ -238,6 +334,7 @@ int main(void) {
     tcase_add_test(tcase, control_calls_are_counted);
     tcase_add_loop_test(tcase, gives_up, 0, 2);
     tcase_add_loop_test(tcase, comes_late, 0, 2);
+    tcase_add_test(tcase, exchanges_are_told_apart);
     suite_add_tcase(suite, tcase);
     return suite_main(suite);
 }
