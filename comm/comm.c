@@ -21,6 +21,7 @@ hisa_status_t hisa_comm_alloc(const hisa_comm_ops_t *ops, void *impl, int rank, 
     made->rank = rank;
     made->size = size;
     made->deadline = HISA_COMM_DEADLINE;
+    made->cost = ops->cost.bandwidth > 0 ? ops->cost : (hisa_comm_cost_t){.bandwidth = 1e12};
     made->scratch = scratch;
     *comm = made;
     return HISA_OK;
@@ -52,6 +53,30 @@ hisa_status_t hisa_comm_set_deadline(hisa_comm_t *comm, double seconds) {
     }
     comm->deadline = seconds;
     return HISA_OK;
+}
+
+hisa_status_t hisa_comm_set_cost(hisa_comm_t *comm, double latency, double bandwidth) {
+    if (comm == NULL) {
+        return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "comm is NULL");
+    }
+    if (!isfinite(latency) || latency < 0.0) {
+        return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "latency of %g s: it must be finite and at least 0", latency);
+    }
+    if (!isfinite(bandwidth) || bandwidth <= 0.0) {
+        return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "bandwidth of %g bytes/s: it must be finite and greater than 0",
+                         bandwidth);
+    }
+    comm->cost = (hisa_comm_cost_t){.latency = latency, .bandwidth = bandwidth};
+    return HISA_OK;
+}
+
+void hisa_comm_cost(const hisa_comm_t *comm, double *latency, double *bandwidth) {
+    if (comm != NULL && latency != NULL) {
+        *latency = comm->cost.latency;
+    }
+    if (comm != NULL && bandwidth != NULL) {
+        *bandwidth = comm->cost.bandwidth;
+    }
 }
 
 /* First thing of each operation. */

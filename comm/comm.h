@@ -15,10 +15,17 @@
 #include "base/error.h"
 #include "hisa/hisa.h"
 
+/* What a data call takes, on the path of the slowest rank. Never decides a result, only how it is come by. */
+typedef struct hisa_comm_cost {
+    double latency;   /* seconds of a call that moves next to nothing */
+    double bandwidth; /* bytes a second that a rank receives in a call that moves much */
+} hisa_comm_cost_t;
+
 typedef struct hisa_comm_ops {
     const char *name;
-    bool device_memory; /* data calls take device pointers and a stream; means nothing in a group of one */
-    bool control_only;  /* moves no data: of the data calls it has those of a group of one */
+    bool device_memory;    /* data calls take device pointers and a stream; means nothing in a group of one */
+    bool control_only;     /* moves no data: of the data calls it has those of a group of one */
+    hisa_comm_cost_t cost; /* what a new communicator is taken to cost; bandwidth 0: next to nothing */
     /* In place: buffer holds `size` parts of `bytes` bytes, part r at r*bytes; this rank's own part is filled in. */
     hisa_status_t (*allgather)(hisa_comm_t *comm, void *buffer, int64_t bytes, void *stream);
     /* In place: part r has bytes[r] bytes at buffer + offsets[r]; this rank's own part is filled in. */
@@ -54,7 +61,8 @@ struct hisa_comm {
     void *impl; /* the implementation's own */
     int rank;
     int size;
-    double deadline;              /* seconds */
+    double deadline; /* seconds */
+    hisa_comm_cost_t cost;
     bool poisoned;                /* a call failed: peers may be anywhere, nothing may be sent any more */
     int64_t bytes_sent;           /* by data calls, to other ranks, since creation */
     int64_t bytes_received;       /* by data calls, from other ranks, since creation */

@@ -101,6 +101,14 @@ static double rest(const hisa_comm_t *comm, double spent) {
 
 /* ---------------------------------------------------------------------------------------------- faults */
 
+/* What this rank returns when an agreement itself has failed, whatever it saw of it: the other survivors know no more
+ * than this, so they all return the same. */
+static hisa_status_t unanswered(void) {
+    char why[HISA_ERROR_BYTES];
+    snprintf(why, sizeof why, "%.150s", hisa_last_error());
+    return hisa_fail(HISA_ERR_TIMEOUT, "a peer did not answer: %s", why);
+}
+
 /* Ends what is enqueued. Local, and takes the communicator away: once. */
 static void nccl_drop(hisa_comm_t *comm) {
     nccl_state_t *state = comm->impl;
@@ -115,27 +123,27 @@ static void nccl_drop(hisa_comm_t *comm) {
     }
 }
 
+/* nccl_drop on the way out with `outcome`, whose message is this thread's last. */
+static hisa_status_t give_up(hisa_comm_t *comm, hisa_status_t outcome) {
+    const nccl_state_t *state = comm->impl;
+    nccl_drop(comm);
+    if (state->own) {
+        return outcome;
+    }
+    char why[HISA_ERROR_BYTES];
+    snprintf(why, sizeof why, "%.140s", hisa_last_error());
+    return hisa_fail(outcome, "%s (the engine must abort its NCCL communicator, which hisa borrowed)", why);
+}
+
 static hisa_status_t nccl_fault(hisa_comm_t *comm, hisa_status_t status, double seconds) {
     nccl_state_t *state = comm->impl;
     hisa_comm_t *control = state->control;
     const double kept = control->deadline;
     hisa_status_t sent = HISA_OK;
     control->deadline = rest(comm, seconds);
-    hisa_status_t agreed = hisa_agree_fault(control, status, &sent);
+    const hisa_status_t agreed = hisa_agree_fault(control, status, &sent);
     control->deadline = kept;
-    if (sent != HISA_OK) {
-        char why[HISA_ERROR_BYTES];
-        snprintf(why, sizeof why, "%.150s", hisa_last_error());
-        /* Whatever this rank saw itself: the other survivors know no more than this. */
-        agreed = hisa_fail(HISA_ERR_TIMEOUT, "a peer did not answer: %s", why);
-    }
-    nccl_drop(comm);
-    if (!state->own) {
-        char why[HISA_ERROR_BYTES];
-        snprintf(why, sizeof why, "%.140s", hisa_last_error());
-        hisa_fail(agreed, "%s (the engine must abort its NCCL communicator, which hisa borrowed)", why);
-    }
-    return agreed;
+    return give_up(comm, sent != HISA_OK ? unanswered() : agreed);
 }
 
 /* ---------------------------------------------------------------------------------------------- operations */
@@ -249,13 +257,15 @@ static hisa_status_t nccl_end(hisa_comm_t *comm) {
     return finish(comm, result, "a group of exchanges");
 }
 
+/* A peer that is lost may be missed here while other ranks miss it in their streams: the outcome is the same, and so is
+ * the end of what this rank has enqueued, which waits for that peer too. */
 static hisa_status_t nccl_control_allgather(hisa_comm_t *comm, void *buffer, int64_t bytes) {
     const nccl_state_t *state = comm->impl;
     const double kept = state->control->deadline;
     state->control->deadline = comm->deadline;
     const hisa_status_t status = hisa_comm_control_allgather(state->control, buffer, bytes);
     state->control->deadline = kept;
-    return status;
+    return status == HISA_OK || status == HISA_ERR_POISONED ? status : give_up(comm, unanswered());
 }
 
 static hisa_status_t nccl_check(hisa_comm_t *comm) {
@@ -292,6 +302,8 @@ static void nccl_destroy(hisa_comm_t *comm) {
 static const hisa_comm_ops_t ops = {
     .name = "nccl",
     .device_memory = true,
+    /* NVLink on one host, by NCCL's own tables for 8 ranks: 5 us for 1 KB, 28 us for 1 MB a rank. Not measured here. */
+    .cost = {.latency = 6e-6, .bandwidth = 320e9},
     .allgather = nccl_allgather,
     .allgatherv = nccl_allgatherv,
     .alltoallv = nccl_alltoallv,
@@ -544,12 +556,7 @@ static hisa_status_t agree_on_opening(hisa_comm_t *comm, hisa_status_t status, d
         agreed = hisa_agree_fault(state->control, status, &sent);
     }
     state->control->deadline = kept;
-    if (sent != HISA_OK) {
-        char why[HISA_ERROR_BYTES];
-        snprintf(why, sizeof why, "%.150s", hisa_last_error());
-        agreed = hisa_fail(HISA_ERR_TIMEOUT, "a peer did not answer: %s", why);
-    }
-    return agreed;
+    return sent != HISA_OK ? unanswered() : agreed;
 }
 
 static hisa_status_t open_all(const hisa_nccl_config_t *config, hisa_comm_t *comm) {

@@ -13,8 +13,9 @@
 # --bench     prints timings of the command's benchmark as well
 # --sanitize  runs the suites' small cases under compute-sanitizer as well, and says at the end what each tool found:
 #             clean, findings (a failure), or no result (the tool's own error or SANITIZE_SECONDS (200) over: none).
-#             SANITIZE_TOOLS chooses among "memcheck initcheck synccheck racecheck", SANITIZE_CASES how many random cases
-# --only-sanitize  the same without the plain run of the suites
+#             SANITIZE_TOOLS chooses among "memcheck initcheck synccheck racecheck", SANITIZE_CASES how many random cases.
+#             memcheck also goes over two ranks that talk by NCCL, where this build has them
+# --only-sanitize  the same without the plain run of the suites; with --only ranks, over the two ranks alone
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -91,34 +92,26 @@ if [ $plain = yes ]; then
     ctest --test-dir "$tree" -L gpu -R "$suites_named" --output-on-failure --no-tests=error || failed=1
 fi
 
-# sanitized TOOL SUITE SCORER CASES: the suite's small cases under the tool; adds a line to `outcomes`. Three ends are told
-# apart: findings and failing tests, which fail this script; and a tool that gave no result (its own error, or no end in
-# time), which neither passes nor fails.
+# conclude WHAT LOG STATUS START: adds a line to `outcomes` on a run of a tool that began at START, with its exit status.
+# Three ends are told apart: findings and failing tests, which fail this script; and a tool that gave no result (its own
+# error, or no end in time), which neither passes nor fails.
 outcomes=()
-sanitized() {
-    local tool=$1 suite=$2 scorer=$3 cases=$4 what status=0 start=$SECONDS
-    local log=$tree/sanitize-$tool-$suite${scorer:+-$scorer}.log
-    what="$(printf '%-9s %-17s %-6s' "$tool" "$suite" "${scorer:-all}")"
-    echo "compute-sanitizer --tool $what ($log)"
-    # One test asks for more memory than there is, others pass bad pointers: calls that fail are no findings.
-    HISA_CUDA_SCORER=$scorer HISA_TEST_CASES=$cases CK_RUN_CASE=small timeout -k 10 "$seconds" \
-        compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 "$tree/tests/gpu/$suite" \
-        >"$log" 2>&1 || status=$?
-    local outcome
+conclude() {
+    local what=$1 log=$2 status=$3 start=$4 outcome
     if grep -E '^=+ +(Invalid|Uninitialized|Misaligned|Barrier error|Divergent|Error: (Race|Potential)|Warning: Race|Race reported|Potential)' \
         "$log" >"$log.findings"; then
         outcome="FINDINGS: $(sed -n '1s/^=* *//p' "$log.findings")"
         failed=1
     elif grep -q 'Internal Sanitizer Error' "$log"; then
         outcome="no result: $(grep -m 1 'Internal Sanitizer Error' "$log" | sed 's/^=* *//')"
-    elif [ $status -eq 124 ] || [ $status -eq 137 ]; then
+    elif [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
         outcome="no result: not done in $seconds s"
-    elif [ $status -eq 9 ]; then
+    elif [ "$status" -eq 9 ]; then
         outcome="FINDINGS: exit status 9"
         failed=1
-    elif [ $status -eq 77 ]; then
+    elif [ "$status" -eq 77 ]; then
         outcome="skipped: $(tail -n 1 "$log")"
-    elif [ $status -ne 0 ]; then
+    elif [ "$status" -ne 0 ]; then
         outcome="FAILED: exit status $status"
         failed=1
     elif ! grep -qE '(ERROR|RACECHECK) SUMMARY: 0 ' "$log"; then
@@ -134,6 +127,41 @@ sanitized() {
     outcomes+=("$what $(printf '%4d s' $((SECONDS - start)))  $outcome")
 }
 
+# sanitized TOOL SUITE SCORER CASES: the suite's small cases under the tool.
+sanitized() {
+    local tool=$1 suite=$2 scorer=$3 cases=$4 what status=0 start=$SECONDS
+    local log=$tree/sanitize-$tool-$suite${scorer:+-$scorer}.log
+    what="$(printf '%-9s %-17s %-6s' "$tool" "$suite" "${scorer:-all}")"
+    echo "compute-sanitizer --tool $what ($log)"
+    # One test asks for more memory than there is, others pass bad pointers: calls that fail are no findings.
+    HISA_CUDA_SCORER=$scorer HISA_TEST_CASES=$cases CK_RUN_CASE=small timeout -k 10 "$seconds" \
+        compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 "$tree/tests/gpu/$suite" \
+        >"$log" 2>&1 || status=$?
+    conclude "$what" "$log" $status "$start"
+}
+
+# sanitized_ranks SUITE CASE: a test case of the suite in two ranks that talk by NCCL, each under memcheck, with few ways
+# of everything. NCCL itself makes calls that fail and thinks nothing of it (it asks for kernels that its library has not
+# for this device): calls that fail are no findings here either.
+sanitized_ranks() {
+    local suite=$1 case=$2 what status=0 start=$SECONDS
+    local log=$tree/sanitize-memcheck-$suite-np2-$case.log
+    what="$(printf '%-9s %-17s %-6s' memcheck "$suite" np2)"
+    echo "compute-sanitizer --tool $what, $case ($log)"
+    rm -f "$log" "$log".rank.*
+    HISA_TEST_PART=12 HISA_TEST_CASES=2 HISA_TEST_CALLS=5 CK_RUN_CASE=$case timeout -k 10 "$seconds" \
+        launch/mpirun -n 2 compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 9 \
+        --log-file "$log.rank.%p" "$tree/tests/nccl/$suite" >"$log" 2>&1 || status=$?
+    # The launcher tells a rank's exit status in words of its own. Both ranks must have come to a summary.
+    local summaries
+    summaries=$(cat "$log".rank.* 2>/dev/null | grep -c 'ERROR SUMMARY' || true)
+    cat "$log".rank.* >>"$log" 2>/dev/null || true
+    if [ $status -eq 0 ] && [ "$summaries" -ne 2 ]; then
+        sed -i '/ERROR SUMMARY/d' "$log" # that is no result
+    fi
+    conclude "$what" "$log" $status "$start"
+}
+
 if [ $sanitize = yes ]; then
     if ! command -v compute-sanitizer >/dev/null; then
         echo "gpu-test: --sanitize needs compute-sanitizer, which comes with CUDA" >&2
@@ -142,7 +170,12 @@ if [ $sanitize = yes ]; then
     seconds=${SANITIZE_SECONDS:-200}
     # Suites with cases that are called small.
     mapfile -t suites < <(grep -l 'tcase_create("small")' tests/gpu/test_*.c | xargs -n 1 basename -s .c)
+    [ "$suites_named" != ranks ] || suites=()
     for tool in ${SANITIZE_TOOLS:-memcheck initcheck synccheck racecheck}; do
+        if [ "$tool" = memcheck ] && [ -x "$tree/tests/nccl/test_nccl_select" ]; then
+            sanitized_ranks test_nccl_comm data
+            sanitized_ranks test_nccl_select as_a_single_gpu
+        fi
         for suite in "${suites[@]}"; do
             # racecheck has ended in an error of its own ("failure to track a kernel launch"): a scorer at a time and few
             # cases, so that one does not hide the others. Only suites that go through the scorers can be asked for one.

@@ -101,6 +101,14 @@ HISA_API const char *hisa_comm_name(const hisa_comm_t *comm);
  * default is 60. Local, but ranks do well to agree. seconds must be finite and greater than 0. */
 HISA_API hisa_status_t hisa_comm_set_deadline(hisa_comm_t *comm, double seconds);
 
+/* What a data call over the communicator takes, for HISA_EXCHANGE_AUTO: `latency` seconds, and a second more for each
+ * `bandwidth` bytes that a rank receives. Never changes a result. Each kind of communicator begins with figures of its
+ * own; `hisa info --measure` takes them on the machine at hand. Read by hisa_index_create, which checks that they are
+ * equal on all ranks: later changes leave an index that is there as it is. latency must be finite and at least 0,
+ * bandwidth finite and greater than 0. Local. hisa_comm_cost reads them; either pointer may be NULL. */
+HISA_API hisa_status_t hisa_comm_set_cost(hisa_comm_t *comm, double latency, double bandwidth);
+HISA_API void hisa_comm_cost(const hisa_comm_t *comm, double *latency, double *bandwidth);
+
 /* Collective over host memory: makes one outcome of the ranks' local outcomes. `status` (may differ) is this rank's
  * own, `message` (may differ, may be NULL, used only where status is not HISA_OK) its cause in one line. Returns
  * HISA_OK on every rank if every rank passed HISA_OK; otherwise every rank returns the status of the lowest rank that

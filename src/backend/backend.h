@@ -169,6 +169,11 @@ typedef struct hisa_backend_ops {
      * better off with fewer rows at a time. */
     int32_t tile_rows;
     int64_t tile_budget;
+    /* For the choice between exchanges, which must be one on all ranks: figures of the kind of backend, of one of its
+     * usual devices, whatever this one is and however many threads it has. */
+    double flop_rate;      /* scoring, multiplications and additions a second */
+    double candidate_rate; /* candidates a second through the final selection, many rows at a time */
+    double host_wait;      /* seconds that an exchange waits for the host to learn sizes; 0 where the host computes */
     /* Bytes for tiles of up to `rows` rows with lists of `width` blocks and `top_k` results, and `blocks` local blocks
      * of a sequence at the most. flat: for flat_scan and flat_merge. */
     int64_t (*queries_bytes)(const hisa_device_t *device, int64_t rows);

@@ -424,7 +424,8 @@ static hisa_status_t open_device(run_t *run) {
     const hisa_backend_t asked = arguments->options.backend;
     const hisa_backend_ops_t *ops = NULL;
     hisa_status_t status = hisa_backend_find(asked, &ops);
-    if (status == HISA_OK && asked == HISA_BACKEND_AUTO && run->session->size > 1 && ops->device_memory) {
+    if (status == HISA_OK && asked == HISA_BACKEND_AUTO && run->session->size > 1 &&
+        ops->device_memory != run->session->comm->ops->device_memory) {
         status = hisa_backend_find(HISA_BACKEND_CPU, &ops); /* as hisa_index_create has it */
     }
     if (status != HISA_OK) {

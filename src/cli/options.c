@@ -27,6 +27,9 @@ enum {
     KEY_BACKEND,
     KEY_THREADS,
     KEY_DEADLINE,
+    KEY_SHARE_GPU,
+    KEY_COMM_LATENCY,
+    KEY_COMM_BANDWIDTH,
     KEY_KEYS,
     KEY_QUERIES,
     KEY_MODE,
@@ -44,7 +47,7 @@ enum {
 };
 
 void cli_options_init(cli_options_t *options) {
-    *options = (cli_options_t){.deadline = DEFAULT_DEADLINE, .sequences = 1};
+    *options = (cli_options_t){.deadline = DEFAULT_DEADLINE, .comm_latency = -1, .sequences = 1};
     hisa_select_options_init(&options->select);
     hisa_index_config_t config;
     hisa_index_config_init(&config);
@@ -150,13 +153,16 @@ error_t cli_parse_word(cli_options_t *options, const char *name, const char *tex
     return cli_bad_argument(options, "--%s: '%s' is not one of %s", name, text, known);
 }
 
-static error_t parse_deadline(cli_options_t *options, const char *text) {
+/* A number of `unit`s, stored in *value times `scale`; greater than 0, or `zero`: at least 0. */
+static error_t parse_amount(cli_options_t *options, const char *name, const char *text, const char *unit, double scale,
+                            bool zero, double *value) {
     char *end = NULL;
-    const double seconds = strtod(text, &end);
-    if (end == text || *end != '\0' || !isfinite(seconds) || seconds <= 0) {
-        return cli_bad_argument(options, "--deadline: '%s' is not a number of seconds greater than 0", text);
+    const double number = strtod(text, &end);
+    if (end == text || *end != '\0' || !isfinite(number) || number < 0 || (number == 0 && !zero)) {
+        return cli_bad_argument(options, "--%s: '%s' is not a number of %s %s 0", name, text, unit,
+                                zero ? "of at least" : "greater than");
     }
-    options->deadline = seconds;
+    *value = number * scale;
     return 0;
 }
 
@@ -239,7 +245,14 @@ static error_t parse_run(int key, char *arg, struct argp_state *state) {
     case KEY_THREADS:
         return cli_parse_int32(options, "threads", arg, 0, 4096, &options->threads);
     case KEY_DEADLINE:
-        return parse_deadline(options, arg);
+        return parse_amount(options, "deadline", arg, "seconds", 1, false, &options->deadline);
+    case KEY_SHARE_GPU:
+        options->share_gpu = true;
+        return 0;
+    case KEY_COMM_LATENCY:
+        return parse_amount(options, "comm-latency", arg, "microseconds", 1e-6, true, &options->comm_latency);
+    case KEY_COMM_BANDWIDTH:
+        return parse_amount(options, "comm-bandwidth", arg, "GB/s", 1e9, false, &options->comm_bandwidth);
     default:
         return ARGP_ERR_UNKNOWN;
     }
@@ -248,7 +261,15 @@ static error_t parse_run(int key, char *arg, struct argp_state *state) {
 static const struct argp_option run_options[] = {
     {NULL, 0, NULL, 0, "Where it runs:", 5},
     {"comm", KEY_COMM, "auto|self|mpi|nccl", 0,
-     "How ranks talk. auto (default): mpi under mpirun, else self, which is one rank", 5},
+     "How ranks talk. auto (default): mpi under mpirun, else self, which is one rank. nccl: from GPU to GPU, one rank "
+     "a "
+     "GPU, by its place on its host",
+     5},
+    {"share-gpu", KEY_SHARE_GPU, NULL, 0,
+     "With --comm nccl: several ranks may have one GPU. For tests: results are right, times mean nothing", 5},
+    {"comm-latency", KEY_COMM_LATENCY, "MICROSECONDS", 0,
+     "What a collective takes, for --exchange auto (default: see hisa info; --measure takes it here)", 5},
+    {"comm-bandwidth", KEY_COMM_BANDWIDTH, "GB/S", 0, "What a rank receives in a collective, likewise", 5},
     {"backend", KEY_BACKEND, "auto|cpu|cuda", 0, "What computes. auto (default): the best that is built in", 5},
     {"threads", KEY_THREADS, "N", 0,
      "CPU threads of each rank; 0 (default): the OpenMP default alone, under mpirun the rank's share of the cores", 5},

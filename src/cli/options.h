@@ -21,6 +21,9 @@ typedef struct cli_options {
     hisa_backend_t backend;
     int threads;     /* 0: chosen by the session */
     double deadline; /* seconds */
+    bool share_gpu;
+    double comm_latency;   /* seconds, negative: the communicator's own */
+    double comm_bandwidth; /* bytes a second, 0: the communicator's own */
 
     bool files_needed;   /* set by the subcommand: --keys and --queries must be given */
     const char *keys;    /* path or NULL */
@@ -40,7 +43,7 @@ void cli_options_free(cli_options_t *options);
 
 /* Parsers of groups of options. Their input is a cli_options_t. */
 extern const struct argp cli_general_argp; /* --help, --version; refuses arguments that are not options */
-extern const struct argp cli_run_argp;     /* --comm, --backend, --threads, --deadline */
+extern const struct argp cli_run_argp;     /* --comm and its cost, --share-gpu, --backend, --threads, --deadline */
 extern const struct argp cli_input_argp;   /* --keys, --queries */
 extern const struct argp cli_mode_argp;    /* --mode */
 extern const struct argp cli_select_argp;  /* block size, m, k, placement of keys and queries, exchange */

@@ -12,6 +12,10 @@
 #ifdef HISA_HAVE_MPI
 #include "hisa/hisa_mpi.h"
 #endif
+#ifdef HISA_HAVE_NCCL
+#include "cli/rank_gpu.h"
+#include "hisa/hisa_nccl.h"
+#endif
 #ifdef HISA_HAVE_OPENMP
 #include <omp.h>
 #endif
@@ -76,6 +80,23 @@ static void stop_mpi(void) {}
 static void abort_mpi(void) { exit(EXIT_FAILURE); }
 #endif
 
+#if defined(HISA_HAVE_NCCL)
+/* This rank's place among those of its host. Collective. */
+static int place_on_host(const cli_session_t *session) {
+    int place = 0;
+#ifdef HISA_HAVE_MPI
+    if (session->mpi_started) {
+        MPI_Comm host = MPI_COMM_NULL;
+        MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
+        MPI_Comm_rank(host, &place);
+        MPI_Comm_free(&host);
+    }
+#endif
+    const int told = cli_rank_gpu_place();
+    return session->size > 1 && told >= 0 ? told : place;
+}
+#endif
+
 #if defined(HISA_HAVE_MPI) && defined(HISA_HAVE_OPENMP)
 /* This rank's share of the cores that it may run on: those of its affinity mask, divided among the ranks of this host
  * whose masks meet it. Collective. */
@@ -132,8 +153,16 @@ hisa_status_t cli_session_start(cli_session_t *session, int *argc, char ***argv)
 
 /* What the options ask of the communicator and the backend, checked on this rank alone. */
 static hisa_status_t check_wishes(const cli_session_t *session, const cli_options_t *options) {
+#ifndef HISA_HAVE_NCCL
     if (options->comm == CLI_COMM_NCCL) {
         return hisa_fail(HISA_ERR_UNSUPPORTED, "--comm nccl: this build of hisa has no NCCL communicator");
+    }
+#endif
+    if (options->share_gpu && options->comm != CLI_COMM_NCCL) {
+        return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "--share-gpu is for --comm nccl");
+    }
+    if (options->comm == CLI_COMM_NCCL && options->backend == HISA_BACKEND_CPU) {
+        return hisa_fail(HISA_ERR_INVALID_ARGUMENT, "--comm nccl moves device memory: it is not for --backend cpu");
     }
     if (options->comm == CLI_COMM_SELF && session->size > 1) {
         return hisa_fail(HISA_ERR_INVALID_ARGUMENT,
@@ -141,13 +170,49 @@ static hisa_status_t check_wishes(const cli_session_t *session, const cli_option
                          session->size);
     }
 #ifdef HISA_HAVE_CUDA
-    return options->backend == HISA_BACKEND_CUDA ? hisa_cuda_present() : HISA_OK;
+    return options->backend == HISA_BACKEND_CUDA || options->comm == CLI_COMM_NCCL ? hisa_cuda_present() : HISA_OK;
 #else
     if (options->backend == HISA_BACKEND_CUDA) {
         return hisa_fail(HISA_ERR_UNSUPPORTED, "--backend cuda: this build of hisa has no CUDA backend");
     }
     return HISA_OK;
 #endif
+}
+
+#ifdef HISA_HAVE_NCCL
+/* From here on data goes by NCCL, and agreement as before, beneath it. */
+static hisa_status_t join_nccl(cli_session_t *session, const cli_options_t *options) {
+    hisa_status_t status = cli_rank_gpu_take(session, place_on_host(session), options->share_gpu);
+    if (status != HISA_OK) {
+        return status;
+    }
+    hisa_nccl_config_t config;
+    hisa_nccl_config_init(&config);
+    config.control = session->comm;
+    hisa_comm_t *comm = NULL;
+    status = hisa_comm_create_nccl(&config, &comm);
+    if (status == HISA_OK) {
+        session->control = session->comm;
+        session->comm = comm;
+    }
+    return status;
+}
+#else
+static hisa_status_t join_nccl(cli_session_t *session, const cli_options_t *options) {
+    (void)session;
+    (void)options;
+    return HISA_ERR_UNSUPPORTED; /* refused before, by check_wishes */
+}
+#endif
+
+/* On this rank alone. */
+static hisa_status_t set_cost(hisa_comm_t *comm, const cli_options_t *options) {
+    double latency = 0;
+    double bandwidth = 0;
+    hisa_comm_cost(comm, &latency, &bandwidth);
+    latency = options->comm_latency >= 0 ? options->comm_latency : latency;
+    bandwidth = options->comm_bandwidth > 0 ? options->comm_bandwidth : bandwidth;
+    return hisa_comm_set_cost(comm, latency, bandwidth);
 }
 
 hisa_status_t cli_session_join(cli_session_t *session, const cli_options_t *options) {
@@ -166,7 +231,11 @@ hisa_status_t cli_session_join(cli_session_t *session, const cli_options_t *opti
     /* All ranks work out their share, whether they use it or not: it is collective. */
     const int threads = default_threads(session);
     session->threads = options->threads > 0 ? options->threads : threads;
-    return cli_session_agree(session, hisa_comm_set_deadline(session->comm, options->deadline));
+    status = cli_session_agree(session, hisa_comm_set_deadline(session->comm, options->deadline));
+    if (status == HISA_OK && options->comm == CLI_COMM_NCCL) {
+        status = join_nccl(session, options);
+    }
+    return status == HISA_OK ? cli_session_agree(session, set_cost(session->comm, options)) : status;
 }
 
 hisa_status_t cli_session_agree_all(cli_session_t *session, hisa_status_t status) {
@@ -205,7 +274,9 @@ int cli_session_finish(cli_session_t *session, hisa_status_t status) {
         abort_mpi();
     }
     hisa_comm_destroy(session->comm);
+    hisa_comm_destroy(session->control);
     session->comm = NULL;
+    session->control = NULL;
     if (session->mpi_started) {
         stop_mpi();
     }

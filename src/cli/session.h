@@ -9,8 +9,9 @@
 #include "comm/comm.h"
 
 typedef struct cli_session {
-    const char *command; /* the subcommand, for messages */
-    hisa_comm_t *comm;   /* all ranks */
+    const char *command;  /* the subcommand, for messages */
+    hisa_comm_t *comm;    /* all ranks */
+    hisa_comm_t *control; /* what comm agrees over, where that is another (nccl), or NULL */
     int rank;
     int size;
     int threads;      /* CPU threads of this rank, at least 1; set by cli_session_join */

@@ -19,7 +19,7 @@ hisa_status_t cli_staged_fetch(hisa_index_t *index, void *host, const void *memo
     return hisa_index_ops(index)->to_host(index->device, host, memory, bytes, NULL);
 }
 
-hisa_status_t cli_staged_wait(hisa_index_t *index) { return hisa_index_ops(index)->synchronize(index->device, NULL); }
+hisa_status_t cli_staged_wait(hisa_index_t *index) { return hisa_index_synchronize(index, NULL); }
 
 hisa_status_t cli_staged_put(hisa_index_t *index, const void *host, int64_t bytes, void **memory) {
     void *fresh = NULL;

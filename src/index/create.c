@@ -1,5 +1,6 @@
 /* Creation and destruction of an index. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/checked.h"
 #include "base/error.h"
@@ -125,6 +126,7 @@ static hisa_status_t build(const hisa_index_config_t *config, hisa_comm_t *comm,
     }
     *index = fresh;
     fresh->comm = comm;
+    fresh->cost = comm->cost;
     status = lay_out_host(fresh, config);
     if (status == HISA_OK) {
         status = deal_slots(fresh, config);
@@ -151,6 +153,12 @@ static hisa_status_t build(const hisa_index_config_t *config, hisa_comm_t *comm,
     return status;
 }
 
+static int64_t bits_of(double value) {
+    int64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
 /* What must be equal on all ranks. */
 static hisa_status_t agree(const hisa_index_config_t *config, hisa_comm_t *comm, const hisa_index_t *index,
                            hisa_status_t status) {
@@ -170,6 +178,8 @@ static hisa_status_t agree(const hisa_index_config_t *config, hisa_comm_t *comm,
         {"capacity", config->capacity},
         {"stripe", config->stripe},
         {"rank_offsets (hash)", (int64_t)offsets},
+        {"the communicator's latency (bits)", bits_of(comm->cost.latency)},
+        {"the communicator's bandwidth (bits)", bits_of(comm->cost.bandwidth)},
     };
     return hisa_comm_agree_values(comm, status, values, sizeof values / sizeof values[0], 0, NULL);
 }

@@ -18,7 +18,8 @@ struct hisa_index {
     int64_t *lengths;
     int32_t *offsets;
     int32_t *bases;
-    uint64_t changes; /* truncates and overwrites so far, hashed with their arguments: select compares it */
+    hisa_comm_cost_t cost; /* of comm when the index was made: equal on all ranks */
+    uint64_t changes;      /* truncates and overwrites so far, hashed with their arguments: select compares it */
     hisa_stats_t stats;
     /* Host scratch of hisa_select, so that it need not allocate. */
     int64_t *counts;          /* [7][ranks]: 6 for hisa_select (run.h), the last for hisa_audit */

@@ -1,40 +1,109 @@
-/* Which exchange runs: a cost model of the slowest rank's path. Never a change of result. */
+/* Which exchange runs: a cost model of the slowest rank's path. Never a change of result.
+ *
+ * Either exchange costs so much a call and so much a row. One-shot is one collective and all else on every rank: each
+ * refines the blocks of its own list and runs every row's final selection. Owner merge divides that by the ranks and
+ * pays with four collectives, before two of which the host must learn sizes. */
 #include "select/policy.h"
 
 #include "base/checked.h"
 
-/* Of MPI over shared memory on one host, in seconds; measured with hisa bench on 2 cores of an EPYC 9004. A wrong
- * constant costs time and nothing else. */
-static const double collective_latency = 30e-6;
-static const double byte_time = 0.25e-9;
-/* One candidate through the final selection. */
-static const double candidate_time = 3e-9;
+enum { ONESHOT_CALLS = 1, OWNER_CALLS = 4, OWNER_WAITS = 2 };
+
+void hisa_policy_of(const hisa_index_t *index, hisa_policy_t *policy) {
+    const hisa_backend_ops_t *ops = hisa_index_ops(index);
+    *policy = (hisa_policy_t){.ranks = index->shard.ranks,
+                              .local_blocks = index->local_blocks,
+                              .block_size = index->shard.block_size,
+                              .num_heads = index->shard.num_heads,
+                              .head_dim = index->shard.head_dim,
+                              .comm = index->cost,
+                              .flop_rate = ops->flop_rate,
+                              .candidate_rate = ops->candidate_rate,
+                              .host_wait = ops->host_wait};
+}
+
+/* Blocks of a row's kept list. */
+static double kept_blocks(const hisa_policy_t *policy, const hisa_select_options_t *options) {
+    return options->mode == HISA_MODE_HISA ? options->top_blocks : (double)options->top_k / policy->block_size + 2;
+}
 
 /* Bytes that a rank receives for a row by one-shot, without regard to who wants the row. */
-static double oneshot_row_bytes(const hisa_index_t *index, const hisa_select_options_t *options) {
-    const double peers = index->shard.ranks - 1;
-    const double size = index->shard.block_size;
-    const double local = (double)index->local_blocks;
+static double oneshot_row_bytes(const hisa_policy_t *policy, const hisa_select_options_t *options) {
+    const double peers = policy->ranks - 1;
+    const double size = policy->block_size;
+    const double local = (double)policy->local_blocks;
     if (options->mode == HISA_MODE_FLAT) {
         const double entries = local * size < options->top_k ? local * size : options->top_k;
         return peers * entries * 8;
     }
-    const double blocks = options->mode == HISA_MODE_HISA ? options->top_blocks : options->top_k / size + 2;
+    const double blocks = kept_blocks(policy, options);
     return peers * (blocks < local ? blocks : local) * (8 + (options->mode == HISA_MODE_HISA ? 4 * size : 0));
 }
 
 /* The same by owner merge: what a rank receives as an owner, averaged over rows, and what comes back. */
-static double owner_row_bytes(const hisa_index_t *index, const hisa_select_options_t *options) {
-    const double ranks = index->shard.ranks;
-    const double size = index->shard.block_size;
+static double owner_row_bytes(const hisa_policy_t *policy, const hisa_select_options_t *options) {
+    const double ranks = policy->ranks;
+    const double size = policy->block_size;
     const double peers = ranks - 1;
     if (options->mode == HISA_MODE_FLAT) {
         return options->top_k * (8 + 4 * peers) / ranks + 12 * peers;
     }
-    const double blocks = options->mode == HISA_MODE_HISA ? options->top_blocks : options->top_k / size + 2;
+    const double blocks = kept_blocks(policy, options);
     const double lists = peers * blocks * 8 / ranks + peers * blocks * 4 / ranks;
     return lists + (options->mode == HISA_MODE_HISA ? blocks * size * 4 * peers / ranks / ranks : 0) +
            peers * blocks * size / 8 / ranks;
+}
+
+/* Seconds of a row's tokens, scored and selected from. */
+static double row_work(const hisa_policy_t *policy, const hisa_select_options_t *options, hisa_exchange_t exchange) {
+    const double size = policy->block_size;
+    const double local = (double)policy->local_blocks;
+    const bool owner = exchange == HISA_EXCHANGE_OWNER;
+    const double share = owner ? policy->ranks : 1;
+    if (options->mode == HISA_MODE_FLAT) { /* scores all it stores either way */
+        return (double)options->top_k * policy->ranks / share / policy->candidate_rate;
+    }
+    if (options->mode == HISA_MODE_BLOCK) {
+        return kept_blocks(policy, options) / share / policy->candidate_rate;
+    }
+    const double blocks = options->top_blocks;
+    const double refined = owner ? blocks / policy->ranks : blocks < local ? blocks : local;
+    const double flops = 2.0 * policy->num_heads * policy->head_dim;
+    return refined * size * flops / policy->flop_rate + blocks * size / share / policy->candidate_rate;
+}
+
+double hisa_policy_seconds(const hisa_policy_t *policy, const hisa_select_options_t *options, hisa_exchange_t exchange,
+                           int64_t rows) {
+    const bool owner = exchange == HISA_EXCHANGE_OWNER;
+    const double call = owner ? OWNER_CALLS * policy->comm.latency + OWNER_WAITS * policy->host_wait
+                              : ONESHOT_CALLS * policy->comm.latency;
+    const double bytes = owner ? owner_row_bytes(policy, options) : oneshot_row_bytes(policy, options);
+    return call + (double)rows * (bytes / policy->comm.bandwidth + row_work(policy, options, exchange));
+}
+
+hisa_exchange_t hisa_policy_cheaper(const hisa_policy_t *policy, const hisa_select_options_t *options, int64_t rows) {
+    return hisa_policy_seconds(policy, options, HISA_EXCHANGE_ONESHOT, rows) <=
+                   hisa_policy_seconds(policy, options, HISA_EXCHANGE_OWNER, rows)
+               ? HISA_EXCHANGE_ONESHOT
+               : HISA_EXCHANGE_OWNER;
+}
+
+int64_t hisa_policy_switch(const hisa_policy_t *policy, const hisa_select_options_t *options, int64_t max_rows) {
+    if (policy->ranks == 1) {
+        return max_rows + 1;
+    }
+    /* Owner merge costs more a call: if it wins at some number of rows, it does at every larger one. */
+    int64_t fewer = 0;
+    int64_t enough = max_rows + 1;
+    while (enough - fewer > 1) {
+        const int64_t middle = fewer + (enough - fewer) / 2;
+        if (hisa_policy_cheaper(policy, options, middle) == HISA_EXCHANGE_OWNER) {
+            enough = middle;
+        } else {
+            fewer = middle;
+        }
+    }
+    return enough;
 }
 
 hisa_exchange_t hisa_policy_choose(const hisa_index_t *index, const hisa_select_options_t *options, int64_t rows) {
@@ -44,12 +113,7 @@ hisa_exchange_t hisa_policy_choose(const hisa_index_t *index, const hisa_select_
     if (index->shard.ranks == 1) {
         return HISA_EXCHANGE_ONESHOT;
     }
-    const double candidates = options->mode == HISA_MODE_FLAT ? (double)options->top_k * index->shard.ranks
-                                                              : (double)options->top_blocks * index->shard.block_size;
-    const double selection = candidates * candidate_time;
-    const double oneshot =
-        collective_latency + (double)rows * (oneshot_row_bytes(index, options) * byte_time + selection);
-    const double owner = 4 * collective_latency +
-                         (double)rows * (owner_row_bytes(index, options) * byte_time + selection / index->shard.ranks);
-    return oneshot <= owner ? HISA_EXCHANGE_ONESHOT : HISA_EXCHANGE_OWNER;
+    hisa_policy_t policy;
+    hisa_policy_of(index, &policy);
+    return hisa_policy_cheaper(&policy, options, rows);
 }

@@ -3,8 +3,32 @@
 
 #include "index/index.h"
 
-/* OWNER or ONESHOT for a call of `rows` rows over all ranks: what options say, or else the cheaper by the cost model.
- */
+/* What the cost model knows: equal on all ranks of an index, so that all choose alike. Times in seconds. */
+typedef struct hisa_policy {
+    int32_t ranks;
+    int64_t local_blocks; /* most blocks of a sequence that a rank stores */
+    int32_t block_size;
+    int32_t num_heads;
+    int32_t head_dim;
+    hisa_comm_cost_t comm;
+    double flop_rate; /* as in hisa_backend_ops_t */
+    double candidate_rate;
+    double host_wait;
+} hisa_policy_t;
+
+void hisa_policy_of(const hisa_index_t *index, hisa_policy_t *policy);
+
+/* What a call of `rows` rows over all ranks takes by that exchange, without what both exchanges have in common. */
+double hisa_policy_seconds(const hisa_policy_t *policy, const hisa_select_options_t *options, hisa_exchange_t exchange,
+                           int64_t rows);
+
+/* The cheaper of the two; ONESHOT where they are equal. */
+hisa_exchange_t hisa_policy_cheaper(const hisa_policy_t *policy, const hisa_select_options_t *options, int64_t rows);
+
+/* The fewest rows of a call that go by owner merge, at most max_rows + 1: from there on all do. */
+int64_t hisa_policy_switch(const hisa_policy_t *policy, const hisa_select_options_t *options, int64_t max_rows);
+
+/* OWNER or ONESHOT for a call of `rows` rows over all ranks: what options say, or else the cheaper. */
 hisa_exchange_t hisa_policy_choose(const hisa_index_t *index, const hisa_select_options_t *options, int64_t rows);
 
 #endif

@@ -92,7 +92,12 @@ bad_options() {
     select_refused 1 "block_size|block-size" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --block-size 100
     select_refused 1 "score" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --mode block --scores
     select_refused 1 "cuda" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --backend cuda
-    select_refused 1 "nccl" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --comm nccl
+    select_refused 1 "nccl|CUDA" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --comm nccl # no NCCL in the build, or no device
+    select_refused 1 "nccl" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --comm nccl --backend cpu
+    select_refused 1 "share-gpu.*nccl" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --share-gpu
+    select_refused 2 "comm-latency.*'-1'" "${FILES[@]}" "${OUT[@]}" --comm-latency=-1
+    select_refused 2 "comm-bandwidth.*'0'" "${FILES[@]}" "${OUT[@]}" --comm-bandwidth 0
+    refused 1 "--measure.*one" "$HISA" info --measure
     select_refused 1 "rows-per-rank.*sharded" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --rows-per-rank 5
     select_refused 1 "rows-per-rank" "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --queries-on sharded --rows-per-rank 1,1,1,1
     refused 1 "rows-per-rank.*5" "$HISA" select "${FILES[@]}" "${OUT[@]}" "${GOOD[@]}" --queries-on sharded --rows-per-rank 4

@@ -30,6 +30,10 @@ passes "$HISA" select --version && says '^hisa [0-9]+\.[0-9]+\.[0-9]+$'
 passes_on $MANY "$HISA" select --help
 [ "$(grep -c '^Usage' passes.out)" -eq 1 ] || fail "the help is printed by several ranks"
 passes "$HISA" info && says '^backends +cpu' && says '^communicators +self'
+if [ -n "$MPIRUN" ]; then
+    passes_on 2 "$HISA" info --backend cpu --measure --comm-latency 12.5 && says '^taken to cost +latency 12.5 us, 4 GB/s' &&
+        says '^owner merge +flat: from [0-9]+ rows at 128K tokens' && says '^that is +--comm-latency [0-9]'
+fi
 
 TRACE=(--keys keys --queries queries)
 SMALL=(--block-size 64 --top-blocks 16 --top-k 200)

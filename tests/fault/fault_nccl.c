@@ -1,5 +1,5 @@
 /* One rank of a group over NCCL whose last rank is lost. `fault_nccl CASE DIRECTORY` under mpirun; run_fault.sh is the
- * other half, and fault_comm.c says what the files are. CASE is HOW-WHERE: HOW is kill or stop (past the deadline),
+ * other half. CASE is HOW-WHERE: HOW is kill or stop (past the deadline),
  * WHERE is before (the first exchange), inside (the others have enqueued an exchange and wait in their streams),
  * between (exchanges) or during (wherever a timer finds the victim in a stream of exchanges).
  *
@@ -7,12 +7,8 @@
  * every later call, destroy its communicators, and make a new one with the other survivors that moves the right bytes.
  */
 #include <mpi.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <string.h>
-#include <sys/time.h>
-#include <unistd.h>
 
+#include "fault/fault.h"
 #include "hisa/hisa_mpi.h"
 #include "hisa/hisa_nccl.h"
 #include "support/nccl_rank.h"
@@ -22,7 +18,6 @@
 #define RANKS_MAX 8
 
 typedef struct fault {
-    const char *directory;
     hisa_comm_t *control;
     hisa_comm_t *comm;
     cudaStream_t stream;
@@ -34,43 +29,9 @@ typedef struct fault {
     bool victim;
 } fault_t;
 
-static void write_file(const fault_t *fault, const char *name, const char *text) {
-    char path[4096];
-    char done[4096];
-    snprintf(path, sizeof path, "%s/.%s.%d", fault->directory, name, fault->rank);
-    snprintf(done, sizeof done, "%s/%s.%d", fault->directory, name, fault->rank);
-    FILE *file = fopen(path, "w");
-    if (file == NULL || fputs(text, file) < 0 || fclose(file) != 0 || rename(path, done) != 0) {
-        perror(path);
-        exit(EXIT_FAILURE);
-    }
-}
-
-/* Ends this rank with its verdict: a printf text of what was wrong, or "ok". Without MPI_Finalize, which may wait for
- * the lost rank for ever. */
-__attribute__((format(printf, 2, 3), noreturn)) static void verdict(const fault_t *fault, const char *format, ...) {
-    char text[1024];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    write_file(fault, "result", text);
-    exit(EXIT_SUCCESS);
-}
-
-static void expect(const fault_t *fault, const char *what, hisa_status_t got, hisa_status_t wanted, const char *text) {
-    if (got != wanted) {
-        verdict(fault, "%s: got '%s' (%s), not '%s'", what, hisa_status_string(got), hisa_last_error(),
-                hisa_status_string(wanted));
-    }
-    if (text != NULL && strstr(hisa_last_error(), text) == NULL) {
-        verdict(fault, "%s: \"%s\" lacks \"%s\"", what, hisa_last_error(), text);
-    }
-}
-
-static void expect_cuda(const fault_t *fault, const char *what, cudaError_t error) {
+static void expect_cuda(const char *what, cudaError_t error) {
     if (error != cudaSuccess) {
-        verdict(fault, "%s: %s", what, cudaGetErrorString(error));
+        verdict("%s: %s", what, cudaGetErrorString(error));
     }
 }
 
@@ -106,15 +67,15 @@ static void check_bytes(fault_t *fault, int salt) {
     const int ranks = hisa_comm_size(fault->comm);
     uint8_t gathered[PART * RANKS_MAX];
     uint8_t received[PART * RANKS_MAX];
-    expect_cuda(fault, "copy", cudaMemcpy(gathered, fault->gathered, sizeof gathered, cudaMemcpyDeviceToHost));
-    expect_cuda(fault, "copy", cudaMemcpy(received, fault->received, sizeof received, cudaMemcpyDeviceToHost));
+    expect_cuda("copy", cudaMemcpy(gathered, fault->gathered, sizeof gathered, cudaMemcpyDeviceToHost));
+    expect_cuda("copy", cudaMemcpy(received, fault->received, sizeof received, cudaMemcpyDeviceToHost));
     for (int i = 0; i < PART * ranks; ++i) {
         const int from = i / PART;
         if (gathered[i] != (uint8_t)(salt + from)) {
-            verdict(fault, "byte %d gathered is %d", i, gathered[i]);
+            verdict("byte %d gathered is %d", i, gathered[i]);
         }
         if (received[i] != (from == rank ? 255 : (uint8_t)(salt + 16 * from + rank))) {
-            verdict(fault, "byte %d received is %d", i, received[i]);
+            verdict("byte %d received is %d", i, received[i]);
         }
     }
 }
@@ -122,37 +83,24 @@ static void check_bytes(fault_t *fault, int salt) {
 static void create(fault_t *fault, MPI_Comm over) {
     hisa_nccl_config_t config;
     hisa_nccl_config_init(&config);
-    expect(fault, "control", hisa_comm_create_mpi(over, &fault->control), HISA_OK, NULL);
+    expect("control", hisa_comm_create_mpi(over, &fault->control), HISA_OK, NULL);
     config.control = fault->control;
-    expect(fault, "creation", hisa_comm_create_nccl(&config, &fault->comm), HISA_OK, NULL);
+    expect("creation", hisa_comm_create_nccl(&config, &fault->comm), HISA_OK, NULL);
 }
 
 /* ---------------------------------------------------------------------------------------------- the loss */
 
-static void stop_now(int signal) {
-    (void)signal;
-    raise(SIGSTOP);
-}
-
-static void kill_now(int signal) {
-    (void)signal;
-    raise(SIGKILL);
-}
-
 /* Runs the case up to the failure that each survivor must see, and returns it with the seconds that it took to come: of
  * the last exchange alone, which is the only one that waits for the lost rank. */
 static hisa_status_t lose(fault_t *fault, const char *how, const char *where, double *seconds) {
-    void (*end)(int) = strcmp(how, "stop") == 0 ? stop_now : kill_now;
+    void (*end)(int) = end_of(how);
     hisa_comm_set_deadline(fault->comm, DEADLINE);
     if (strcmp(where, "during") == 0 && fault->victim) {
-        const struct sigaction action = {.sa_handler = end};
-        const struct itimerval timer = {.it_value = {.tv_usec = 700000}};
-        sigaction(SIGALRM, &action, NULL);
-        setitimer(ITIMER_REAL, &timer, NULL);
+        end_soon(end, 700);
     }
     const int well = strcmp(where, "between") == 0 ? 10 : 0;
     for (int i = 0; i < well; ++i) {
-        expect(fault, "healthy", exchange(fault, i), HISA_OK, NULL);
+        expect("healthy", exchange(fault, i), HISA_OK, NULL);
         check_bytes(fault, i);
     }
     if (fault->victim && strcmp(where, "during") != 0) {
@@ -161,7 +109,7 @@ static hisa_status_t lose(fault_t *fault, const char *how, const char *where, do
         }
         end(0);
         usleep(1000);
-        verdict(fault, "still there");
+        verdict("still there");
     }
     if (strcmp(where, "before") == 0) {
         usleep(500000); /* it is gone by now */
@@ -181,19 +129,19 @@ static void leave(fault_t *fault) {
     const char *cause = "a peer did not answer";
     const hisa_status_t poisoned = HISA_ERR_POISONED;
     if (!nccl_rank_runs_out(fault->stream, 5.0)) {
-        verdict(fault, "the stream does not run out");
+        verdict("the stream does not run out");
     }
-    expect(fault, "allgather", hisa_comm_allgather(fault->comm, fault->sent, PART, fault->stream), poisoned, cause);
-    expect(fault, "alltoallv",
+    expect("allgather", hisa_comm_allgather(fault->comm, fault->sent, PART, fault->stream), poisoned, cause);
+    expect("alltoallv",
            hisa_comm_alltoallv(fault->comm, fault->sent, zeros, zeros, fault->received, zeros, zeros, fault->stream),
            poisoned, cause);
-    expect(fault, "check", hisa_comm_check(fault->comm), poisoned, cause);
-    expect(fault, "agree", hisa_comm_agree(fault->comm, HISA_OK, NULL), poisoned, cause);
+    expect("check", hisa_comm_check(fault->comm), poisoned, cause);
+    expect("agree", hisa_comm_agree(fault->comm, HISA_OK, NULL), poisoned, cause);
     const double begin = nccl_rank_now();
     hisa_comm_destroy(fault->comm);
     hisa_comm_destroy(fault->control);
     if (nccl_rank_now() - begin > 5.0) {
-        verdict(fault, "destroying took %.1f s", nccl_rank_now() - begin);
+        verdict("destroying took %.1f s", nccl_rank_now() - begin);
     }
 }
 
@@ -206,15 +154,15 @@ static void go_on(fault_t *fault) {
     MPI_Comm_group(MPI_COMM_WORLD, &all);
     MPI_Group_excl(all, 1, &lost, &survivors);
     if (MPI_Comm_create_group(MPI_COMM_WORLD, survivors, 7, &over) != MPI_SUCCESS || over == MPI_COMM_NULL) {
-        verdict(fault, "no MPI communicator of the survivors");
+        verdict("no MPI communicator of the survivors");
     }
     create(fault, over);
     for (int i = 0; i < 5; ++i) {
-        expect(fault, "survivors", exchange(fault, 40 + i), HISA_OK, NULL);
+        expect("survivors", exchange(fault, 40 + i), HISA_OK, NULL);
         check_bytes(fault, 40 + i);
     }
     hisa_comm_destroy(fault->comm);
-    expect(fault, "control of the survivors", hisa_comm_agree(fault->control, HISA_OK, NULL), HISA_OK, NULL);
+    expect("control of the survivors", hisa_comm_agree(fault->control, HISA_OK, NULL), HISA_OK, NULL);
     hisa_comm_destroy(fault->control);
 }
 
@@ -222,21 +170,21 @@ static void run(fault_t *fault, const char *name) {
     char how[8] = "";
     const char *where = strchr(name, '-');
     if (where == NULL) {
-        verdict(fault, "no case of the name %s", name);
+        verdict("no case of the name %s", name);
     }
     snprintf(how, sizeof how, "%.*s", (int)(where - name), name);
     double seconds = 0.0;
     const hisa_status_t status = lose(fault, how, where + 1, &seconds);
     /* All survivors look for the same, so they return the same. */
-    expect(fault, "the loss", status, HISA_ERR_TIMEOUT, "a peer did not answer");
+    expect("the loss", status, HISA_ERR_TIMEOUT, "a peer did not answer");
     if (seconds > DEADLINE + 2.0) {
-        verdict(fault, "the failure took %.1f s, more than the deadline of %.1f s and 2 s", seconds, DEADLINE);
+        verdict("the failure took %.1f s, more than the deadline of %.1f s and 2 s", seconds, DEADLINE);
     }
     printf("%s: rank %d: after %.1f s: %s\n", name, fault->rank, seconds, hisa_last_error());
     fflush(stdout);
     leave(fault);
     go_on(fault);
-    verdict(fault, "ok");
+    verdict("ok");
 }
 
 int main(int argc, char **argv) {
@@ -244,24 +192,22 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: fault_nccl CASE DIRECTORY\n");
         return EXIT_FAILURE;
     }
-    fault_t fault = {.directory = argv[2]};
-    char pid[32];
+    fault_t fault = {0};
     void *memory[3] = {NULL};
     MPI_Init(&argc, &argv);
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &fault.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &fault.size);
     fault.victim = fault.rank == fault.size - 1;
-    snprintf(pid, sizeof pid, "%ld", (long)getpid());
-    write_file(&fault, "pid", pid);
+    fault_begin(argv[2], fault.rank);
     if (!nccl_rank_has_device()) {
         MPI_Finalize();
-        verdict(&fault, "skipped");
+        verdict("skipped");
     }
-    expect_cuda(&fault, "device", nccl_rank_place(fault.rank, fault.size));
-    expect_cuda(&fault, "stream", cudaStreamCreateWithFlags(&fault.stream, cudaStreamNonBlocking));
+    expect_cuda("device", nccl_rank_place(fault.rank, fault.size));
+    expect_cuda("stream", cudaStreamCreateWithFlags(&fault.stream, cudaStreamNonBlocking));
     for (int i = 0; i < 3; ++i) {
-        expect_cuda(&fault, "memory", cudaMalloc(&memory[i], (size_t)PART * RANKS_MAX));
+        expect_cuda("memory", cudaMalloc(&memory[i], (size_t)PART * RANKS_MAX));
     }
     fault.gathered = memory[0];
     fault.sent = memory[1];

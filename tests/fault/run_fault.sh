@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# run_fault.sh MPIRUN PROGRAM CASE RANKS: runs one case of fault_comm or fault_nccl, whose last rank misbehaves. Every
-# other rank must report "ok" by itself; then a stopped rank is ended, and no process may be left. 77: all ranks skipped.
+# run_fault.sh MPIRUN PROGRAM CASE RANKS [GPU_MEMORY]: runs one case of fault_comm, fault_nccl or fault_nccl_select, whose
+# last rank misbehaves. Every other rank must report "ok" by itself; then a stopped rank is ended, and no process may be
+# left, nor, where the program GPU_MEMORY is given, any memory of the GPUs. 77: all ranks skipped.
 set -euo pipefail
-mpirun=$1 program=$2 case=$3 ranks=$4
+mpirun=$1 program=$2 case=$3 ranks=$4 gpu_memory=${5:-}
 limit=${HISA_FAULT_SECONDS:-100} # the program's own deadlines are far below
 
 dir=$(mktemp -d)
@@ -25,6 +26,12 @@ finish() {
     rm -rf "$dir"
 }
 trap finish EXIT
+
+# MiB in use before, of all GPUs together; nothing where there is no GPU: the ranks say so too.
+before=
+if [ -n "$gpu_memory" ]; then
+    before=$("$gpu_memory") || before=
+fi
 
 # A rank that dies must not take the job with it: the survivors are what is tested.
 "$mpirun" --enable-recovery -n "$ranks" "$program" "$case" "$dir" >"$dir/log" 2>&1 &
@@ -86,6 +93,30 @@ fi
 for ((rank = 0; rank < ranks; ++rank)); do
     gone "$rank" || { echo "$case: rank $rank is left over"; failed=1; }
 done
+# Nothing else that the job started: its folder is on every command line of it.
+for file in /proc/[0-9]*/cmdline; do
+    line=()
+    mapfile -d '' -t line 2>/dev/null <"$file" || true
+    if [[ " ${line[*]} " == *" $dir"* ]]; then
+        echo "$case: left over: ${line[*]}"
+        failed=1
+    fi
+done
+# A process that was killed gives its memory back a moment after it is gone. The driver keeps a few MiB of its own.
+if [ -n "$before" ]; then
+    begin=$SECONDS
+    after=$("$gpu_memory") || after=
+    while [ -n "$after" ] && ((after > before + 8 && SECONDS - begin < 10)); do
+        sleep 0.5
+        after=$("$gpu_memory") || after=
+    done
+    if [ -z "$after" ] || ((after > before + 8)); then
+        echo "$case: GPU memory in use: $before MiB before, ${after:-unknown} MiB afterwards"
+        failed=1
+    else
+        echo "$case: GPU memory in use: $before MiB before, $after MiB afterwards"
+    fi
+fi
 # What a sanitizer says is a failure, whoever says it.
 if grep -E 'Sanitizer|runtime error:' "$dir/log"; then
     failed=1

@@ -7,6 +7,7 @@ enum { SKIPPED = 77, SPARE_TOKENS = 1000 }; /* blocks without tokens at the end 
 
 hisa_comm_t *gpu_comm;
 hisa_status_t (*gpu_comm_create)(hisa_comm_t **comm) = hisa_comm_create_self;
+bool gpu_comm_kept = false;
 
 /* What HISA_CUDA_SCORER said when the suite began; HISA_CUDA_SCORERS: nothing, so all of them. */
 static hisa_cuda_scorer_t wanted = HISA_CUDA_SCORERS;
@@ -17,7 +18,9 @@ void gpu_make_comm(void) {
 }
 
 void gpu_drop_comm(void) {
-    hisa_comm_destroy(gpu_comm);
+    if (!gpu_comm_kept) {
+        hisa_comm_destroy(gpu_comm);
+    }
     gpu_comm = NULL;
 }
 

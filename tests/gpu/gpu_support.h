@@ -28,6 +28,7 @@ int gpu_main(Suite *suite);
 /* The communicator of the test under way: a checked fixture. Self, unless a suite says how another is made. */
 extern hisa_comm_t *gpu_comm;
 extern hisa_status_t (*gpu_comm_create)(hisa_comm_t **comm);
+extern bool gpu_comm_kept; /* by the suite: a test's end does not destroy it */
 void gpu_make_comm(void);
 void gpu_drop_comm(void);
 

@@ -3,9 +3,8 @@
 #define HISA_TESTS_GRAPH_TESTS_H
 
 #include <check.h>
-#include <stdbool.h>
 
-/* with_refusals: also what cannot be captured, on one rank. */
-TCase *graph_tests(bool with_refusals);
+/* Two test cases: graph, the replays, and refusals, what cannot be captured. */
+void graph_tests_add(Suite *suite);
 
 #endif

@@ -4,6 +4,6 @@
 
 int main(void) {
     Suite *suite = suite_create("cuda_graph");
-    suite_add_tcase(suite, graph_tests(true));
+    graph_tests_add(suite);
     return gpu_main(suite);
 }

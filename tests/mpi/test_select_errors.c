@@ -122,6 +122,24 @@ START_MPI_TEST(different_options) {
     works_again();
 }
 
+/* Ranks that reckon differently would run different exchanges. */
+START_MPI_TEST(different_costs) {
+    mpi_suite_needs(2);
+    double latency = 0;
+    double bandwidth = 0;
+    hisa_comm_cost(call.comm, &latency, &bandwidth);
+    hisa_index_t *index = NULL;
+    ck_ok(hisa_comm_set_cost(call.comm, odd() ? 2 * latency : latency, bandwidth));
+    ck_fails(hisa_index_create(&call.made.config, call.comm, &index), HISA_ERR_MISMATCH, "latency");
+    ck_ok(hisa_comm_set_cost(call.comm, latency, odd() ? 2 * bandwidth : bandwidth));
+    ck_fails(hisa_index_create(&call.made.config, call.comm, &index), HISA_ERR_MISMATCH, "bandwidth");
+    ck_assert_ptr_null(index);
+    ck_ok(hisa_comm_set_cost(call.comm, latency, bandwidth));
+    ck_ok(hisa_index_create(&call.made.config, call.comm, &index));
+    hisa_index_destroy(index);
+    works_again();
+}
+
 START_MPI_TEST(different_rows) {
     mpi_suite_needs(2);
     if (odd()) {
@@ -278,6 +296,7 @@ int main(void) {
     tcase_add_checked_fixture(tests, setup, teardown);
     tcase_add_test(tests, the_call_is_right);
     tcase_add_test(tests, different_options);
+    tcase_add_test(tests, different_costs);
     tcase_add_test(tests, different_rows);
     tcase_add_test(tests, different_scores);
     tcase_add_test(tests, a_missing_append);

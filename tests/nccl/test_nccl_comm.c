@@ -4,6 +4,7 @@
 
 #include "hisa/hisa_nccl.h"
 #include "nccl_data.h"
+#include "support/runs.h"
 
 #define FILL 0x5a /* what no part covers */
 
@@ -25,7 +26,7 @@ static void setup(void) {
 }
 
 /* How often: where ranks share a GPU, the more ranks the longer each exchange takes. */
-static int times(int few_ranks) { return mpi_suite_size() > 4 ? few_ranks / 5 : few_ranks; }
+static int times(int few_ranks) { return test_part(mpi_suite_size() > 4 ? few_ranks / 5 : few_ranks); }
 
 static uint64_t next(uint64_t *seed) {
     *seed = *seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);

@@ -27,6 +27,9 @@
 static const char *volatile mpi_suite_test = "";
 static volatile int mpi_suite_skipped = 0;
 
+/* Called on all ranks after the last test, while MPI still works: what several tests share is destroyed here. */
+static void (*mpi_suite_at_end)(void) = NULL;
+
 #define START_MPI_TEST(name)                                                                                           \
     static void name##_on_rank(int _i);                                                                                \
     START_TEST(name) {                                                                                                 \
@@ -135,6 +138,9 @@ static inline int mpi_suite_main(Suite *suite) {
     srunner_set_fork_status(runner, CK_NOFORK);
     srunner_run_all(runner, watch.rank == 0 ? CK_MINIMAL : CK_SILENT);
     mpi_suite_test = "the end";
+    if (mpi_suite_at_end != NULL) {
+        mpi_suite_at_end();
+    }
     const int run = srunner_ntests_run(runner);
     mpi_suite_print_failures(runner, watch.rank);
     if (watch.rank == 0 && mpi_suite_skipped >= run) {

@@ -9,20 +9,41 @@
 #include "support/mpi_suite.h"
 #include "support/nccl_rank.h"
 
-/* Over all ranks, talking to each other on the host by MPI. Its control communicator goes with it when the program
- * ends. */
-static inline hisa_comm_t *nccl_suite_comm(void) {
+/* Of all communicators that the functions below make. */
+static inline hisa_comm_t *nccl_suite_control(void) {
     static hisa_comm_t *control = NULL;
-    hisa_nccl_config_t config;
-    hisa_comm_t *made = NULL;
     if (control == NULL) {
         control = mpi_suite_comm();
         ck_ok(hisa_comm_set_deadline(control, 90.0));
     }
+    return control;
+}
+
+/* Over all ranks, talking to each other on the host by MPI. The caller destroys it. */
+static inline hisa_comm_t *nccl_suite_comm(void) {
+    hisa_nccl_config_t config;
+    hisa_comm_t *made = NULL;
     hisa_nccl_config_init(&config);
-    config.control = control;
+    config.control = nccl_suite_control();
     ck_ok(hisa_comm_create_nccl(&config, &made));
     return made;
+}
+
+static hisa_comm_t *nccl_suite_kept = NULL;
+
+static inline void nccl_suite_drop_kept(void) {
+    hisa_comm_destroy(nccl_suite_kept);
+    hisa_comm_destroy(nccl_suite_control());
+}
+
+/* The same one for all tests of a program, which do not destroy it: making one takes seconds where ranks share a GPU.
+ */
+static inline hisa_comm_t *nccl_suite_shared_comm(void) {
+    if (nccl_suite_kept == NULL) {
+        nccl_suite_kept = nccl_suite_comm();
+        mpi_suite_at_end = nccl_suite_drop_kept;
+    }
+    return nccl_suite_kept;
 }
 
 /* main of a suite: 77, which CTest takes for skipped, where there is no device. */

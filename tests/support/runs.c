@@ -69,6 +69,12 @@ int64_t test_calls(int64_t otherwise) {
     return text != NULL ? strtoll(text, NULL, 0) : otherwise;
 }
 
+int test_part(int all) {
+    const char *text = getenv("HISA_TEST_PART");
+    const int part = text != NULL ? atoi(text) : 1; /* NOLINT(cert-err34-c): 0 for what is no number, which is all */
+    return part > 1 ? (all + part - 1) / part : all;
+}
+
 static void deal_rows(run_t *run, rng_t *rng, int64_t rows, int ranks) {
     const int kind = (int)rng_range(rng, 0, 3);
     const int lucky = (int)rng_range(rng, 0, ranks - 1);

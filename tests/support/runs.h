@@ -78,4 +78,7 @@ uint64_t test_seed(uint64_t otherwise);
 int64_t test_cases(int64_t otherwise);
 int64_t test_calls(int64_t otherwise);
 
+/* How many of `all` ways of running a case are to be run: one in HISA_TEST_PART, by default all. At least one. */
+int test_part(int all);
+
 #endif

@@ -1,8 +1,9 @@
 /* Selections under mpirun: whatever the ranks, the stripe, the exchange and the placement, what the reference says. The
  * same tests for each communicator; a suite defines, before it includes this:
  *     select_suite_comm()      a communicator over all ranks, with a deadline
+ *     select_suite_done(comm)  the end of a test with it; by default destroys it
  *     SELECT_SUITE_BACKEND     that its indexes are made on
- *     SELECT_SUITE_CASES       random cases; SELECT_SUITE_CALLS calls in a row on one index
+ *     SELECT_SUITE_CASES       random cases; SELECT_SUITE_CALLS calls in a row on one index (or HISA_TEST_CALLS)
  *     HISA_TEST_SEED=s HISA_TEST_CASES=n    runs the n cases of seeds s, s + 1, ... instead of the usual ones */
 #ifndef HISA_TESTS_SELECT_SUITE_H
 #define HISA_TESTS_SELECT_SUITE_H
@@ -13,6 +14,10 @@
 #include "support/mpi_suite.h"
 #include "support/named.h"
 #include "support/runs.h"
+
+#ifndef select_suite_done
+#define select_suite_done hisa_comm_destroy
+#endif
 
 enum { SELECT_SUITE_SEED = 1000001 };
 
@@ -52,7 +57,7 @@ START_MPI_TEST(random_cases) {
         ck_assert_msg(well, "HISA_TEST_SEED=%llu HISA_TEST_CASES=1", (unsigned long long)made.seed);
         test_case_free(&made);
     }
-    hisa_comm_destroy(comm);
+    select_suite_done(comm);
 }
 
 /* Each named case in a few ways, drawn anew for each number of ranks. */
@@ -63,14 +68,15 @@ START_MPI_TEST(named) {
     made.config.backend = SELECT_SUITE_BACKEND;
     rng_t rng = {(uint64_t)(1000 * mpi_suite_size() + _i)};
     run_t run;
-    for (int way = 0; way < 4; ++way) {
+    for (int i = 0; i < test_part(4); ++i) {
+        const int way = _i + i;
         run_draw(&run, &rng, &made, mpi_suite_size());
         run.exchange = way % 2 == 0 ? HISA_EXCHANGE_OWNER : HISA_EXCHANGE_ONESHOT;
         const bool well = run_agreed(&run, &made, comm);
         ck_assert_msg(well, "%s", named_cases[_i].name);
     }
     test_case_free(&made);
-    hisa_comm_destroy(comm);
+    select_suite_done(comm);
 }
 
 /* Every stripe, exchange, place of queries and placement together, in one mode. */
@@ -84,7 +90,9 @@ START_MPI_TEST(all_ways) {
     made.options.mode = (hisa_mode_t)_i;
     test_case_again(&made);
     rng_t rng = {77};
-    for (int way = 0; way < 4 * 2 * 2 * 3; ++way) {
+    enum { WAYS = 4 * 2 * 2 * 3 };
+    for (int i = 0; i < test_part(WAYS); ++i) {
+        const int way = (29 * i + 11 * _i) % WAYS; /* a part of them holds some of each */
         run_t run;
         run_draw(&run, &rng, &made, mpi_suite_size());
         run.stripe = stripes[way % 4];
@@ -96,7 +104,7 @@ START_MPI_TEST(all_ways) {
         ck_assert_msg(run_agreed(&run, &made, comm), "way %d", way);
     }
     test_case_free(&made);
-    hisa_comm_destroy(comm);
+    select_suite_done(comm);
 }
 
 /* One index, many calls of every kind: nothing of one call may be read by the next. */
@@ -112,7 +120,7 @@ START_MPI_TEST(calls_in_a_row) {
     hisa_index_t *index = NULL;
     ck_ok(run_create_index(&run, &made, comm, &index));
     const int64_t all_rows = made.num_rows;
-    for (int call = 0; call < SELECT_SUITE_CALLS; ++call) {
+    for (int call = 0; call < test_calls(SELECT_SUITE_CALLS); ++call) {
         made.num_rows = rng_range(&rng, 0, all_rows);
         made.options.mode = (hisa_mode_t)rng_range(&rng, HISA_MODE_HISA, HISA_MODE_BLOCK);
         made.options.top_blocks = (int32_t)rng_range(&rng, 2, 9);
@@ -125,7 +133,7 @@ START_MPI_TEST(calls_in_a_row) {
     }
     hisa_index_destroy(index);
     test_case_free(&made);
-    hisa_comm_destroy(comm);
+    select_suite_done(comm);
 }
 
 /* The owners that locate names are those of the law, slots are dense, and local lengths add up. */
@@ -163,7 +171,7 @@ START_MPI_TEST(ownership) {
         hisa_index_destroy(index);
     }
     test_case_free(&made);
-    hisa_comm_destroy(comm);
+    select_suite_done(comm);
 }
 
 /* What all ranks send in a step, all ranks receive; keys are scored once each in mode flat. */
@@ -207,7 +215,7 @@ START_MPI_TEST(statistics) {
             pairs += made.window_end[t] - made.window_begin[t];
         }
         /* Of windows that it cannot see a backend counts a bound. */
-        if (SELECT_SUITE_BACKEND == HISA_BACKEND_CPU) {
+        if (made.config.backend == HISA_BACKEND_CPU) {
             ck_assert_int_eq(sums[HISA_STEP_SCORE_TOKENS][2], pairs);
         } else {
             ck_assert_int_ge(sums[HISA_STEP_SCORE_TOKENS][2], pairs);
@@ -216,7 +224,7 @@ START_MPI_TEST(statistics) {
     }
     hisa_index_destroy(index);
     test_case_free(&made);
-    hisa_comm_destroy(comm);
+    select_suite_done(comm);
 }
 
 static inline void select_suite_add(TCase *tests) {

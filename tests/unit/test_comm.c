@@ -191,6 +191,27 @@ START_TEST(test_deadline) {
 }
 END_TEST
 
+START_TEST(test_cost) {
+    double latency = -1;
+    double bandwidth = -1;
+    hisa_comm_cost(NULL, &latency, &bandwidth);
+    ck_assert_double_eq(latency, -1);
+    ck_fails(hisa_comm_set_cost(NULL, 1e-6, 1e9), HISA_ERR_INVALID_ARGUMENT, "comm is NULL");
+    ck_ok(hisa_comm_set_cost(comm, 0.0, 1e9));
+    ck_ok(hisa_comm_set_cost(comm, 2e-6, 3e9));
+    const double bad[] = {-1e-9, (double)NAN, (double)INFINITY, -(double)INFINITY};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; ++i) {
+        ck_fails(hisa_comm_set_cost(comm, bad[i], 1e9), HISA_ERR_INVALID_ARGUMENT, "latency");
+        ck_fails(hisa_comm_set_cost(comm, 1e-6, bad[i]), HISA_ERR_INVALID_ARGUMENT, "bandwidth");
+    }
+    ck_fails(hisa_comm_set_cost(comm, 1e-6, 0.0), HISA_ERR_INVALID_ARGUMENT, "bandwidth");
+    hisa_comm_cost(comm, NULL, NULL);
+    hisa_comm_cost(comm, &latency, &bandwidth);
+    ck_assert_double_eq(latency, 2e-6);
+    ck_assert_double_eq(bandwidth, 3e9);
+}
+END_TEST
+
 /* Nothing moves, whatever the sizes say: even memory that this process cannot touch (NULL) is fine. */
 START_TEST(test_self_moves_nothing) {
     const int64_t bytes[] = {INT64_C(1) << 40};
@@ -388,6 +409,7 @@ int main(void) {
     tcase_add_test(self, test_self);
     tcase_add_test(self, test_null);
     tcase_add_test(self, test_deadline);
+    tcase_add_test(self, test_cost);
     tcase_add_test(self, test_self_moves_nothing);
     tcase_add_test(self, test_self_agree);
     suite_add_tcase(suite, self);

@@ -6,9 +6,8 @@
 #include "backend/cuda/radix.cuh"
 #include "backend/order.h"
 
-/* A chunk of 8448 tokens on top of 2048 in the first and second chunk, and the usual rest: after j chunks of random
- * scores one more brings some top_k / j entries, 2048 the most of them. Fewer keys in registers are more rows at a
- * time. */
+/* Two chunks of 4352 tokens on top of 2048 are the most that k 2048 can have; the usual rest: after j chunks of random
+ * scores one more brings some top_k / j entries. Fewer keys in registers are more rows at a time. */
 using radix_usual = hisa_radix_t<256, 5, 5>;
 using radix_most = hisa_radix_t<512, 6, 2>;
 using radix_wide = hisa_radix_t<1024, 3, 1>;

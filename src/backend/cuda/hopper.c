@@ -55,10 +55,10 @@ int64_t hisa_cuda_hopper_scratch(const hisa_cuda_t *cuda, int64_t rows, int32_t 
     return lay_pairs(rows, width, cuda->num_sequences * blocks, NULL, NULL);
 }
 
-/* Tokens of a chunk, a multiple of the scoring kernel's 384. A row's list has room for two chunks on top of its best,
- * and is cut down when there is no more room for one: of random scores a list takes ever fewer, and waits ever longer.
- */
-enum { PANEL = 384, CHUNK = 11 * PANEL };
+/* Tokens of a chunk, a multiple of the scoring kernel's 256: 17 panels of 4096 rows come to 65.9 units of work for
+ * each of 132 multiprocessors, which deal in whole ones. A row's list has room for two chunks on top of its best, and
+ * is cut down when there is no more room for one: of random scores a list takes ever fewer, and waits ever longer. */
+enum { PANEL = 256, CHUNK = 17 * PANEL };
 
 static int64_t flat_capacity(int32_t list_width) { return list_width + INT64_C(2) * CHUNK; }
 

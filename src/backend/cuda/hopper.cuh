@@ -259,13 +259,13 @@ __device__ __forceinline__ void hisa_score_queries(hisa_hopper_t<HEADS, GROUPS, 
             hisa_pin(dot[1]);
             hisa_product(dot[1], keys[1], q + ring.stage * stride);
         }
-        put(shared.place[now.stage], now.stage, key, scale * hisa_quad_sum(first, second));
+        put(shared.place[now.stage], key, scale * hisa_quad_sum(first, second));
         hisa_release_stage(shared, now);
     }
 }
 
-/* The warpgroups' part of the kernel: all batches, TOGETHER queries at a time. put(place, stage, key, score) takes the
- * score of key `key` of the panel; lanes 2 and 3 of every four have the same ones as lanes 0 and 1. */
+/* The warpgroups' part of the kernel: all batches, TOGETHER queries at a time. put(place, key, score) takes the score
+ * of key `key` of the panel. */
 template <int TOGETHER, int HEADS, int GROUPS, int STAGES, typename Place, typename Put>
 __device__ __forceinline__ void hisa_score_batches(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared, Put put) {
     const int lane = static_cast<int>(threadIdx.x % 32);

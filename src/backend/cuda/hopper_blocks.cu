@@ -89,7 +89,7 @@ static __global__ void __launch_bounds__(hisa_hopper_threads<GROUPS>(), 1)
     auto &shared = hisa_hopper_begin<HEADS, GROUPS, STAGES, target_t>();
     const int64_t panels = hisa_ceil_div(last_in_sight(from), shared.panel);
     if (threadIdx.x < 128 * GROUPS) {
-        hisa_score_batches<2>(shared, [](const target_t &to, uint32_t, int at, float score) {
+        hisa_score_batches<2>(shared, [](const target_t &to, int at, float score) {
             if (at < to.limit) {
                 to.key[at] = hisa_key_from_score(score);
             }

@@ -10,6 +10,17 @@ __device__ __forceinline__ uint32_t hisa_shared_address(const void *pointer) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+/* ---- registers that warpgroups hand over ----
+ *
+ * All warps of a warpgroup call it. What a thread has afterwards; more waits until others have given up enough. */
+
+template <int registers> __device__ __forceinline__ void hisa_registers_more() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));
+}
+template <int registers> __device__ __forceinline__ void hisa_registers_fewer() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(registers));
+}
+
 /* ---- barriers in shared memory ---- */
 
 __device__ __forceinline__ void hisa_barrier_init(uint64_t *barrier, uint32_t arrivals) {

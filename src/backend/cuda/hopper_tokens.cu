@@ -26,7 +26,7 @@ struct target_t {
 };
 
 struct put_score_t {
-    __device__ __forceinline__ void operator()(const target_t &to, uint32_t, int at, float score) const {
+    __device__ __forceinline__ void operator()(const target_t &to, int at, float score) const {
         __stcs(to.pool + at, score);
     }
 };

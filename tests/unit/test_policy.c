@@ -1,0 +1,107 @@
+/* The choice between the exchanges: a cost model, whose figures may be anything that a communicator can be given. */
+#include "select/policy.h"
+
+#include "support/suite.h"
+
+/* Eight GPUs of one host, with a context of a million tokens. */
+static hisa_policy_t eight(void) {
+    return (hisa_policy_t){.ranks = 8,
+                           .local_blocks = 1024,
+                           .block_size = 128,
+                           .num_heads = 64,
+                           .head_dim = 128,
+                           .comm = {.latency = 6e-6, .bandwidth = 320e9},
+                           .flop_rate = 850e12,
+                           .candidate_rate = 3e11,
+                           .host_wait = 20e-6};
+}
+
+static hisa_select_options_t in_mode(int mode) {
+    hisa_select_options_t options;
+    hisa_select_options_init(&options);
+    options.mode = (hisa_mode_t)mode;
+    return options;
+}
+
+/* Decode goes at once, prefill to the owners, and from the switch on all do. */
+START_TEST(test_switch) {
+    const hisa_policy_t policy = eight();
+    const hisa_select_options_t options = in_mode(_i);
+    const int64_t rows = hisa_policy_switch(&policy, &options, INT32_MAX);
+    ck_assert_int_gt(rows, 8);
+    ck_assert_int_lt(rows, _i == HISA_MODE_BLOCK ? 100000 : 4096); /* mode block has next to nothing to share */
+    ck_assert_int_eq(hisa_policy_cheaper(&policy, &options, 1), HISA_EXCHANGE_ONESHOT);
+    ck_assert_int_eq(hisa_policy_cheaper(&policy, &options, rows - 1), HISA_EXCHANGE_ONESHOT);
+    ck_assert_int_eq(hisa_policy_cheaper(&policy, &options, rows), HISA_EXCHANGE_OWNER);
+    ck_assert_int_eq(hisa_policy_cheaper(&policy, &options, INT32_MAX), HISA_EXCHANGE_OWNER);
+    ck_assert_int_eq(hisa_policy_switch(&policy, &options, rows - 1), rows);
+    ck_assert_int_eq(hisa_policy_switch(&policy, &options, 3), 4);
+}
+END_TEST
+
+/* A collective that takes longer favours the one that needs one; thinner wires the one that moves less. */
+START_TEST(test_costs_move_it) {
+    const hisa_policy_t policy = eight();
+    const hisa_select_options_t options = in_mode(_i);
+    const int64_t rows = hisa_policy_switch(&policy, &options, INT32_MAX);
+    hisa_policy_t slower = policy;
+    slower.comm.latency *= 10;
+    ck_assert_int_gt(hisa_policy_switch(&slower, &options, INT32_MAX), rows);
+    hisa_policy_t thinner = policy;
+    thinner.comm.bandwidth /= 10;
+    ck_assert_int_lt(hisa_policy_switch(&thinner, &options, INT32_MAX), rows);
+    hisa_policy_t waiting = policy;
+    waiting.host_wait *= 10;
+    ck_assert_int_gt(hisa_policy_switch(&waiting, &options, INT32_MAX), rows);
+    /* Free collectives: the rest is work, which owners share. */
+    hisa_policy_t free_calls = policy;
+    free_calls.comm.latency = 0;
+    free_calls.host_wait = 0;
+    ck_assert_int_eq(hisa_policy_switch(&free_calls, &options, INT32_MAX), 1);
+}
+END_TEST
+
+/* Seconds of a call, worked out by hand for round figures: 2 ranks, m = 4 blocks of 16 tokens, 1 head of 16. */
+START_TEST(test_by_hand) {
+    hisa_policy_t policy = {.ranks = 2,
+                            .local_blocks = 3,
+                            .block_size = 16,
+                            .num_heads = 1,
+                            .head_dim = 16,
+                            .comm = {.latency = 1.0, .bandwidth = 8.0},
+                            .flop_rate = 32.0,
+                            .candidate_rate = 64.0,
+                            .host_wait = 0.5};
+    hisa_select_options_t options = in_mode(HISA_MODE_HISA);
+    options.top_blocks = 4;
+    options.top_k = 32;
+    /* One peer's 3 blocks of 8 + 64 bytes; 3 * 16 tokens of 32 operations; 64 candidates. */
+    ck_assert_double_eq_tol(hisa_policy_seconds(&policy, &options, HISA_EXCHANGE_ONESHOT, 10),
+                            1 + 10 * (216 / 8.0 + 48 + 1), 1e-9);
+    /* 4 blocks' lists, (8 + 4)/2 bytes each; 4 * 16 scores / 4 * 4 bytes; a bitmap of 64 bits / 2; half of the work. */
+    ck_assert_double_eq_tol(hisa_policy_seconds(&policy, &options, HISA_EXCHANGE_OWNER, 10),
+                            5 + 10 * ((24 + 64 + 4) / 8.0 + 32 + 0.5), 1e-9);
+    options.mode = HISA_MODE_FLAT;
+    /* One peer's 32 pairs; 2 * 32 candidates. */
+    ck_assert_double_eq_tol(hisa_policy_seconds(&policy, &options, HISA_EXCHANGE_ONESHOT, 1), 1 + 256 / 8.0 + 1, 1e-9);
+}
+END_TEST
+
+START_TEST(test_one_rank) {
+    hisa_policy_t policy = eight();
+    policy.ranks = 1;
+    const hisa_select_options_t options = in_mode(HISA_MODE_HISA);
+    ck_assert_int_eq(hisa_policy_switch(&policy, &options, 100), 101);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("policy");
+    TCase *model = tcase_create("model");
+    tcase_add_loop_test(model, test_switch, HISA_MODE_HISA, HISA_MODE_BLOCK + 1);
+    tcase_add_loop_test(model, test_costs_move_it, HISA_MODE_HISA, HISA_MODE_BLOCK + 1);
+    tcase_add_test(model, test_by_hand);
+    tcase_add_test(model, test_one_rank);
+    suite_add_tcase(suite, model);
+    return suite_main(suite);
+}
