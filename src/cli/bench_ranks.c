@@ -242,21 +242,25 @@ static hisa_status_t make_selector(ranked_t *ranked) {
     const group_t *group = ranked->group;
     const int64_t rows = hisa_max(1, group->input->rows.count);
     hisa_select_options_t options = group->options.select;
-    options.exchange = HISA_EXCHANGE_AUTO; /* room for either */
-    hisa_mode_t largest = group->plan->modes[0];
+    const hisa_exchange_t exchanges[] = {options.exchange, HISA_EXCHANGE_OWNER, HISA_EXCHANGE_ONESHOT};
+    hisa_select_options_t largest = options;
     size_t most = 0;
     hisa_status_t status = HISA_OK;
-    for (int m = 0; m < group->plan->num_modes && status == HISA_OK; m++) {
+    for (int i = 0; i < 3 * group->plan->num_modes && status == HISA_OK; i++) {
         size_t bytes = 0;
-        options.mode = group->plan->modes[m];
+        options.mode = group->plan->modes[i / 3];
+        options.exchange = exchanges[i % 3];
         status = hisa_select_workspace_size(ranked->index, &options, rows, &bytes);
         if (bytes > most) {
             most = bytes;
-            largest = options.mode;
+            largest = options;
         }
     }
-    options.mode = largest;
-    return status == HISA_OK ? cli_selector_create(ranked->index, &options, rows, false, &ranked->selector) : status;
+    if (status == HISA_OK) {
+        status = cli_selector_create(ranked->index, &largest, rows, false, &ranked->selector);
+    }
+    ranked->selector.options.exchange = group->options.select.exchange;
+    return status;
 }
 
 static hisa_status_t stage_queries(ranked_t *ranked) {
