@@ -357,10 +357,11 @@ typedef enum hisa_step {
 } hisa_step_t;
 
 typedef struct hisa_step_stats {
-    double seconds;         /* only from calls with HISA_SELECT_TIMED */
-    int64_t bytes_sent;     /* to other ranks */
-    int64_t bytes_received; /* from other ranks */
-    int64_t keys_scored;    /* (row, key) pairs, pooled keys included, scored by this rank */
+    double seconds;          /* only from calls with HISA_SELECT_TIMED */
+    double exchange_seconds; /* of those, what the data calls between ranks took, waiting for peers included */
+    int64_t bytes_sent;      /* to other ranks */
+    int64_t bytes_received;  /* from other ranks */
+    int64_t keys_scored;     /* (row, key) pairs, pooled keys included, scored by this rank */
 } hisa_step_stats_t;
 
 typedef struct hisa_stats {

@@ -105,7 +105,7 @@ typedef struct hisa_output {
 } hisa_output_t;
 
 enum { HISA_EVENTS = 40 }; /* of a device: for each phase of three tiles under way, and some to spare */
-enum { HISA_MARKS = 64 };  /* slots of a device's clock: some ten tiles of a timed call before they must be read */
+enum { HISA_MARKS = 128 }; /* slots of a device's clock: some ten tiles of a timed call before they must be read */
 
 /* How scores are rounded. Those of equal arithmetic are equal to the bit on any input; those of different ones only
  * where every sum is exact. The numbers travel between ranks: append, never renumber. */

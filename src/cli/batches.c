@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "cli/staging.h"
+#include "index/index.h"
 
 /* Rows selected by one call, and the bytes that its indices and scores may take. Enough for the exchange to be one of
  * many rows, few enough that results stay small beside the index. */

@@ -35,7 +35,7 @@ static void add_steps(cJSON *root, const bench_setting_t *setting, const bench_r
     }
 }
 
-static void add_setting(cJSON *root, const bench_setting_t *setting) {
+void bench_json_add_setting(cJSON *root, const bench_setting_t *setting) {
     const hisa_select_options_t *select = &setting->options->select;
     cJSON_AddStringToObject(root, "input", setting->family);
     cJSON_AddNumberToObject(root, "heads", setting->num_heads);
@@ -101,6 +101,13 @@ static void add_gpu(cJSON *root, const bench_setting_t *setting) {
     add_date(root);
 }
 
+void bench_json_add_end(cJSON *root, const bench_setting_t *setting) {
+    add_choices(root, setting);
+    if (setting->gpu != NULL) {
+        add_gpu(root, setting);
+    }
+}
+
 static void add_on_device(cJSON *root, const bench_on_device_t *device) {
     cJSON_AddStringToObject(root, "scorer", device->scorer);
     add_spread(root, "seconds_l2_emptied", &device->cold);
@@ -131,7 +138,7 @@ cJSON *bench_json(const bench_setting_t *setting, const bench_result_t *result, 
     cJSON_AddStringToObject(root, "exchange", cli_exchange_names[result->exchange]);
     cJSON_AddNumberToObject(root, "tokens", (double)result->tokens);
     cJSON_AddNumberToObject(root, "rows", (double)result->rows);
-    add_setting(root, setting);
+    bench_json_add_setting(root, setting);
     cJSON_AddStringToObject(root, "backend", result->backend == HISA_BACKEND_CUDA ? "cuda" : "cpu");
     cJSON_AddStringToObject(root, "cpu_isa", hisa_cpu_isa_name());
     add_spread(root, "seconds", &result->wall);
@@ -164,7 +171,7 @@ cJSON *bench_append_json(const bench_setting_t *setting, const bench_append_t *a
     cJSON_AddStringToObject(root, "measure", "append");
     cJSON_AddNumberToObject(root, "appended", (double)append->tokens);
     cJSON_AddNumberToObject(root, "tokens", (double)append->length);
-    add_setting(root, setting);
+    bench_json_add_setting(root, setting);
     cJSON_AddStringToObject(root, "backend", append->backend == HISA_BACKEND_CUDA ? "cuda" : "cpu");
     add_spread(root, "seconds", &append->seconds);
     cJSON_AddNumberToObject(root, "bytes", (double)append->bytes);

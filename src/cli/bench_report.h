@@ -36,4 +36,8 @@ cJSON *bench_json(const bench_setting_t *setting, const bench_result_t *result, 
                   int64_t count);
 cJSON *bench_append_json(const bench_setting_t *setting, const bench_append_t *append);
 
+/* What all lines have in common: input, shapes and ranks; and what was chosen, and the device. */
+void bench_json_add_setting(cJSON *root, const bench_setting_t *setting);
+void bench_json_add_end(cJSON *root, const bench_setting_t *setting);
+
 #endif

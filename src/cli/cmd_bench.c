@@ -7,10 +7,12 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "cli/bench_append.h"
+#include "cli/bench_ranks.h"
 #include "cli/bench_report.h"
 #include "cli/bench_work.h"
 #include "cli/command.h"
 #include "cli/synth_options.h"
+#include "comm/threads.h"
 
 #if defined(HISA_HAVE_CUDA)
 #include "cli/bench_device.h"
@@ -29,6 +31,8 @@ typedef struct bench_arguments {
     bench_plan_t plan;
     int64_t sets; /* 0: chosen here */
     int64_t append;
+    int64_t *as_ranks; /* owned; NULL: not asked for */
+    int64_t num_as_ranks;
     bool random_queries;
     const char *json;
     const char *commit;
@@ -45,6 +49,7 @@ enum {
     KEY_APPEND,
     KEY_QUERY_FAMILY,
     KEY_OVERLAP,
+    KEY_AS_RANKS,
     KEY_COMMIT
 };
 
@@ -87,6 +92,11 @@ static error_t check_source(bench_arguments_t *arguments) {
     if (options->keys != NULL && (options->sequences > 1 || arguments->sets > 1 || arguments->random_queries)) {
         return cli_bad_argument(options,
                                 "--sequences, --sets and --query-family are for synthetic input, not for --keys");
+    }
+    if (arguments->as_ranks != NULL && (arguments->sets > 0 || arguments->append > 0 || arguments->plan.graph ||
+                                        arguments->plan.overlap || options->rows_per_rank != NULL)) {
+        return cli_bad_argument(options,
+                                "--as-ranks goes without --sets, --append, --graph, --overlap and --rows-per-rank");
     }
     if (arguments->synth.num_rows % options->sequences != 0) {
         return cli_bad_argument(options, "--rows: %" PRId64 " rows cannot be spread evenly over %" PRId32 " sequences",
@@ -136,6 +146,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return cli_parse_int32(options, "sequences", arg, 1, 65536, &options->sequences);
     case KEY_APPEND:
         return cli_parse_int(options, "append", arg, 1, INT32_MAX, &arguments->append);
+    case KEY_AS_RANKS:
+        return cli_parse_ints(options, "as-ranks", arg, 1, HISA_THREADS_MAX, &arguments->as_ranks,
+                              &arguments->num_as_ranks);
     case KEY_QUERY_FAMILY:
         return parse_query_family(arguments, arg);
     case KEY_COMMIT:
@@ -156,6 +169,10 @@ static const struct argp_option option_table[] = {
     {"json", KEY_JSON, "FILE|-", 0,
      "Write one line of JSON for each mode and length; - is stdout, then without the tables", 2},
     {"append", KEY_APPEND, "N", 0, "Time appends of N tokens as well", 2},
+    {"as-ranks", KEY_AS_RANKS, "P,...", 0,
+     "Without mpirun: what a rank of P computes (P up to 64), the ranks taking turns on this machine or GPU, and what "
+     "does not shrink with P",
+     2},
     {"overlap", KEY_OVERLAP, NULL, 0, "Tell how much of its selection a query shares with the one before it", 2},
     {"graph", KEY_GRAPH, NULL, 0, "CUDA: also capture a call in a graph and time its replays", 2},
     {"commit", KEY_COMMIT, "TEXT", 0, "What is measured, for the JSON", 2},
@@ -309,41 +326,60 @@ static hisa_status_t check_append(const bench_arguments_t *arguments, const benc
     return HISA_OK;
 }
 
-/* All modes at one length. */
-static hisa_status_t measure_length(run_t *run, const hisa_synth_config_t *config) {
-    cli_session_t *session = run->session;
+/* All modes at one length, on several numbers of ranks that take turns. */
+static hisa_status_t measure_as_ranks(run_t *run, const bench_source_t *source, const bench_input_t *input) {
     const bench_arguments_t *arguments = run->arguments;
-    const cli_options_t *options = &arguments->options;
-    const bench_source_t source = {.options = options,
-                                   .synth = *config,
-                                   .rows_given = arguments->rows_given,
-                                   .random_queries = arguments->random_queries,
-                                   .sets = arguments->sets,
-                                   .l2_bytes = run->setting.l2_bytes,
-                                   .threads = session->threads};
-    bench_input_t input = {0};
+    const bench_ranks_plan_t plan = {.ranks = arguments->as_ranks,
+                                     .num_ranks = arguments->num_as_ranks,
+                                     .modes = arguments->modes,
+                                     .num_modes = arguments->num_modes,
+                                     .warmup = arguments->plan.warmup,
+                                     .repeats = arguments->plan.repeats};
+    return bench_ranks_run(run->session, &run->setting, run->gpu, source, input, &plan, &run->json);
+}
+
+/* All that is asked for on an index of the session's own ranks. */
+static hisa_status_t measure_here(run_t *run, const bench_source_t *source, const bench_input_t *input) {
+    cli_session_t *session = run->session;
+    const cli_options_t *options = &run->arguments->options;
     cli_deal_t deal = {0};
     hisa_index_t *index = NULL;
-    hisa_status_t status = bench_input_open(session, &source, &input);
+    hisa_status_t status = check_append(run->arguments, input);
+    status = cli_session_agree(session, status == HISA_OK ? cli_deal_create(session, options, input->rows.count, &deal)
+                                                          : status);
     if (status == HISA_OK) {
-        run->setting.num_heads = input.rows.num_heads;
-        run->setting.head_dim = input.rows.head_dim;
-        status = check_append(arguments, &input);
-        status = cli_session_agree(
-            session, status == HISA_OK ? cli_deal_create(session, options, input.rows.count, &deal) : status);
+        status = cli_index_create(session, options, session->comm, input->rows.head_dim, input->rows.num_heads,
+                                  input->tokens + run->arguments->append, &index);
     }
     if (status == HISA_OK) {
-        status = cli_index_create(session, options, session->comm, input.rows.head_dim, input.rows.num_heads,
-                                  input.tokens + arguments->append, &index);
+        status = cli_session_agree(session, bench_input_fill(session, source, input, index));
     }
     if (status == HISA_OK) {
-        status = cli_session_agree(session, bench_input_fill(session, &source, &input, index));
-    }
-    if (status == HISA_OK) {
-        status = measure_index(run, &source, &input, &deal, index);
+        status = measure_index(run, source, input, &deal, index);
     }
     hisa_index_destroy(index);
     cli_deal_free(&deal);
+    return status;
+}
+
+/* All modes at one length. */
+static hisa_status_t measure_length(run_t *run, const hisa_synth_config_t *config) {
+    const bench_arguments_t *arguments = run->arguments;
+    const bool as_ranks = arguments->as_ranks != NULL;
+    const bench_source_t source = {.options = &arguments->options,
+                                   .synth = *config,
+                                   .rows_given = arguments->rows_given,
+                                   .random_queries = arguments->random_queries,
+                                   .sets = as_ranks ? 1 : arguments->sets, /* L2 is emptied instead */
+                                   .l2_bytes = run->setting.l2_bytes,
+                                   .threads = run->session->threads};
+    bench_input_t input = {0};
+    hisa_status_t status = bench_input_open(run->session, &source, &input);
+    if (status == HISA_OK) {
+        run->setting.num_heads = input.rows.num_heads;
+        run->setting.head_dim = input.rows.head_dim;
+        status = as_ranks ? measure_as_ranks(run, &source, &input) : measure_here(run, &source, &input);
+    }
     bench_input_close(&input);
     return status;
 }
@@ -374,6 +410,7 @@ static hisa_status_t agree_arguments(cli_session_t *session, const bench_argumen
         {"--sequences", arguments->options.sequences},
         {"--sets", arguments->sets},
         {"--append", arguments->append},
+        {"entries of --as-ranks", arguments->num_as_ranks},
         {"--query-family", arguments->random_queries},
         {"--graph", arguments->plan.graph},
         {"--overlap", arguments->plan.overlap},
@@ -449,6 +486,10 @@ static hisa_status_t work(run_t *run) {
     const bench_arguments_t *arguments = run->arguments;
     const int64_t lengths = hisa_max(1, arguments->num_tokens_given);
     hisa_status_t status = agree_arguments(run->session, arguments);
+    if (status == HISA_OK && arguments->as_ranks != NULL && run->session->size > 1) {
+        status =
+            hisa_fail(HISA_ERR_INVALID_ARGUMENT, "--as-ranks: the ranks are threads of one process: leave mpirun out");
+    }
     if (status == HISA_OK) {
         status = cli_session_agree(run->session, prepare_here(run, lengths));
     }
@@ -481,6 +522,7 @@ hisa_status_t cli_bench(cli_session_t *session, int argc, char **argv) {
         free(run.results);
     }
     free(arguments.tokens);
+    free(arguments.as_ranks);
     cli_options_free(&arguments.options);
     return status;
 }

@@ -47,6 +47,7 @@ static hisa_status_t read_facts(cli_gpu_t *gpu) {
         return status;
     }
     snprintf(gpu->name, sizeof gpu->name, "%s", properties.name);
+    gpu->ordinal = device;
     gpu->major = properties.major;
     gpu->minor = properties.minor;
     gpu->multiprocessors = properties.multiProcessorCount;

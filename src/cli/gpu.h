@@ -15,6 +15,7 @@ typedef struct cli_gpu {
     char driver[64]; /* version of the kernel module; "" if it cannot be read */
     int cuda_driver; /* newest CUDA version that the driver knows, 1000 * major + 10 * minor */
     int cuda_runtime;
+    int ordinal;
     int major; /* compute capability */
     int minor;
     int multiprocessors;

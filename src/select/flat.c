@@ -51,7 +51,11 @@ hisa_status_t hisa_run_flat_oneshot(hisa_run_t *run) {
     hisa_run_oneshot_rows(run, &row_begin, &rows);
     hisa_status_t status = scan(run, own_list, hisa_run_at(run, run->plan.bounds), run->stream);
     if (status == HISA_OK) {
+        status = hisa_run_exchange(run, HISA_STEP_MERGE_TOKENS);
+    }
+    if (status == HISA_OK) {
         status = hisa_comm_allgather(run->index->comm, lists, part * (int64_t)sizeof *lists, run->stream);
+        status = hisa_run_exchange_end(run, HISA_STEP_MERGE_TOKENS, status);
     }
     if (status == HISA_OK) {
         for (int32_t p = 0; p < shard->ranks; ++p) {
@@ -99,10 +103,12 @@ static hisa_status_t phase_score(hisa_run_t *run, void *stream) {
 
 /* All ranks' lines, one entry of `size` bytes a row, to all. */
 static hisa_status_t gather_lines(hisa_run_t *run, void *lines, size_t size, void *stream) {
-    const hisa_status_t status =
-        hisa_comm_allgather(run->index->comm, lines, run->lane->tile.rows * (int64_t)size, stream);
-    hisa_run_count(run, HISA_STEP_MERGE_TOKENS);
-    return status;
+    const int64_t bytes = run->lane->tile.rows * (int64_t)size;
+    hisa_status_t status = hisa_run_exchange(run, HISA_STEP_MERGE_TOKENS);
+    if (status == HISA_OK) {
+        status = hisa_comm_allgather(run->index->comm, lines, bytes, stream);
+    }
+    return hisa_run_exchange_end(run, HISA_STEP_MERGE_TOKENS, status);
 }
 
 static hisa_status_t phase_bounds(hisa_run_t *run, void *stream) {
@@ -146,11 +152,13 @@ static hisa_status_t phase_entries(hisa_run_t *run, void *stream) {
     hisa_status_t status = run->ops->copy(run->index->device, receive + run->recv_offsets[shard->rank],
                                           list + run->send_offsets[shard->rank], run->send_bytes[shard->rank], stream);
     if (status == HISA_OK) {
+        status = hisa_run_exchange(run, HISA_STEP_MERGE_TOKENS);
+    }
+    if (status == HISA_OK) {
         status = hisa_comm_alltoallv(run->index->comm, list, run->send_bytes, run->send_offsets, receive,
                                      run->recv_bytes, run->recv_offsets, stream);
     }
-    hisa_run_count(run, HISA_STEP_MERGE_TOKENS);
-    return status;
+    return hisa_run_exchange_end(run, HISA_STEP_MERGE_TOKENS, status);
 }
 
 static hisa_status_t phase_select(hisa_run_t *run, void *stream) {
@@ -171,10 +179,10 @@ static hisa_status_t phase_select(hisa_run_t *run, void *stream) {
 static hisa_status_t phase_spread(hisa_run_t *run, void *stream) {
     const winners_t winners = winners_of(run);
     const int64_t top_k = run->options->top_k;
-    hisa_status_t status = HISA_OK;
-    if (run->options->placement == HISA_PLACE_LOCAL) {
+    hisa_status_t status = hisa_run_exchange(run, HISA_STEP_MERGE_TOKENS);
+    if (status == HISA_OK && run->options->placement == HISA_PLACE_LOCAL) {
         status = hisa_run_gather_rows(run, winners.threshold, (int64_t)sizeof *winners.threshold, stream);
-    } else if (run->options->placement == HISA_PLACE_REPLICATED) {
+    } else if (status == HISA_OK && run->options->placement == HISA_PLACE_REPLICATED) {
         status = hisa_comm_begin(run->index->comm);
         if (status == HISA_OK) {
             status = hisa_run_gather_rows(run, winners.positions, top_k * (int64_t)sizeof *winners.positions, stream);
@@ -186,6 +194,7 @@ static hisa_status_t phase_spread(hisa_run_t *run, void *stream) {
             status = hisa_comm_end(run->index->comm);
         }
     }
+    status = hisa_run_exchange_end(run, HISA_STEP_MERGE_TOKENS, status);
     return status == HISA_OK ? hisa_run_step(run, HISA_STEP_MERGE_TOKENS) : status;
 }
 

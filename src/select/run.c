@@ -13,6 +13,16 @@ static double now(void) {
 
 static bool is_timed(const hisa_run_t *run) { return (run->options->flags & HISA_SELECT_TIMED) != 0; }
 
+/* What the time up to a mark is booked under: a step, and whether it was an exchange. */
+enum { MARK_EXCHANGE = 0x80 };
+_Static_assert((int)HISA_STEP_COUNT <= (int)MARK_EXCHANGE, "a bit beside the step");
+
+static void book(hisa_run_t *run, int mark, double seconds) {
+    hisa_step_stats_t *stats = &run->index->stats.steps[mark & ~MARK_EXCHANGE];
+    stats->seconds += seconds;
+    stats->exchange_seconds += (mark & MARK_EXCHANGE) != 0 ? seconds : 0;
+}
+
 /* Begins to measure without booking what came before. */
 static hisa_status_t start_clock(hisa_run_t *run) {
     if (run->ops->mark == NULL) {
@@ -35,20 +45,20 @@ static hisa_status_t read_clock(hisa_run_t *run) {
     for (int32_t slot = 1; slot < run->marks && status == HISA_OK; ++slot) {
         double seconds = 0;
         status = run->ops->marked(run->index->device, slot - 1, slot, &seconds);
-        run->index->stats.steps[run->mark_step[slot]].seconds += seconds;
+        book(run, run->mark_step[slot], seconds);
     }
     run->marks = 0;
     return status;
 }
 
-static hisa_status_t stop_clock(hisa_run_t *run, hisa_step_t step) {
+static hisa_status_t stop_clock(hisa_run_t *run, int mark) {
     if (run->ops->mark == NULL) {
-        const double mark = run->mark;
+        const double since = run->mark;
         run->mark = now();
-        run->index->stats.steps[step].seconds += run->mark - mark;
+        book(run, mark, run->mark - since);
         return HISA_OK;
     }
-    run->mark_step[run->marks] = (uint8_t)step;
+    run->mark_step[run->marks] = (uint8_t)mark;
     hisa_status_t status = run->ops->mark(run->index->device, run->marks++, run->stream);
     if (status == HISA_OK && run->marks == HISA_MARKS) {
         status = read_clock(run);
@@ -64,7 +74,7 @@ static void count_from_here(hisa_run_t *run) {
     run->mark_received = run->index->comm->bytes_received;
 }
 
-void hisa_run_count(hisa_run_t *run, hisa_step_t step) {
+static void count(hisa_run_t *run, hisa_step_t step) {
     hisa_step_stats_t *stats = &run->index->stats.steps[step];
     stats->bytes_sent += run->index->comm->bytes_sent - run->mark_sent;
     stats->bytes_received += run->index->comm->bytes_received - run->mark_received;
@@ -72,8 +82,17 @@ void hisa_run_count(hisa_run_t *run, hisa_step_t step) {
 }
 
 hisa_status_t hisa_run_step(hisa_run_t *run, hisa_step_t step) {
-    hisa_run_count(run, step);
-    return is_timed(run) ? stop_clock(run, step) : HISA_OK;
+    count(run, step);
+    return is_timed(run) ? stop_clock(run, (int)step) : HISA_OK;
+}
+
+hisa_status_t hisa_run_exchange(hisa_run_t *run, hisa_step_t step) {
+    return is_timed(run) ? stop_clock(run, (int)step) : HISA_OK;
+}
+
+hisa_status_t hisa_run_exchange_end(hisa_run_t *run, hisa_step_t step, hisa_status_t status) {
+    count(run, step);
+    return status == HISA_OK && is_timed(run) ? stop_clock(run, (int)step | MARK_EXCHANGE) : status;
 }
 
 hisa_status_t hisa_run_gather_rows(hisa_run_t *run, void *buffer, int64_t bytes, void *stream) {
@@ -165,7 +184,10 @@ hisa_status_t hisa_run_copy(hisa_run_t *run, void *stream) {
 }
 
 hisa_status_t hisa_run_gather(hisa_run_t *run, void *stream) {
-    hisa_status_t status = hisa_comm_begin(run->index->comm);
+    hisa_status_t status = hisa_run_exchange(run, HISA_STEP_GATHER_QUERIES);
+    if (status == HISA_OK) {
+        status = hisa_comm_begin(run->index->comm);
+    }
     if (status == HISA_OK) {
         status = hisa_run_gather_rows(run, hisa_run_at(run, run->plan.q), q_bytes(run), stream);
     }
@@ -178,8 +200,7 @@ hisa_status_t hisa_run_gather(hisa_run_t *run, void *stream) {
     if (status == HISA_OK) {
         status = hisa_comm_end(run->index->comm);
     }
-    hisa_run_count(run, HISA_STEP_GATHER_QUERIES);
-    return status;
+    return hisa_run_exchange_end(run, HISA_STEP_GATHER_QUERIES, status);
 }
 
 hisa_status_t hisa_run_load(hisa_run_t *run, void *stream) {

@@ -40,7 +40,7 @@ typedef struct hisa_run {
     int64_t mark_sent;
     int64_t mark_received;
     int32_t marks;                 /* slots in use */
-    uint8_t mark_step[HISA_MARKS]; /* the step that ended there; slot 0 begins */
+    uint8_t mark_step[HISA_MARKS]; /* the step that ended there, or its exchange; slot 0 begins */
 } hisa_run_t;
 
 /* The phases of a tile by owner merge, each after the one before. Those that compute go on the caller's stream, those
@@ -76,9 +76,13 @@ extern const hisa_way_t hisa_way_flat;
 /* Piece of the workspace of the lane at hand, at a plan's offset. */
 static inline void *hisa_run_at(const hisa_run_t *run, int64_t offset) { return run->lane->memory + offset; }
 
-/* Books the bytes since the last call under a step; hisa_run_step the time as well. */
-void hisa_run_count(hisa_run_t *run, hisa_step_t step);
+/* Books the bytes and the time since the last booking under a step. */
 hisa_status_t hisa_run_step(hisa_run_t *run, hisa_step_t step);
+
+/* Around the data calls of an exchange within a step: the time between is booked as the step's exchange, and the bytes
+ * under the step. exchange_end takes what became of the calls, and gives it back if it is an error. */
+hisa_status_t hisa_run_exchange(hisa_run_t *run, hisa_step_t step);
+hisa_status_t hisa_run_exchange_end(hisa_run_t *run, hisa_step_t step, hisa_status_t status);
 
 /* In-place all-gather over the tile's rows: `bytes` a row at buffer, each rank's segment filled in by that rank. */
 hisa_status_t hisa_run_gather_rows(hisa_run_t *run, void *buffer, int64_t bytes, void *stream);

@@ -72,7 +72,11 @@ hisa_status_t hisa_run_two_stage_oneshot(hisa_run_t *run) {
         status = score_tokens(run, plan->list_width, work_kept, work, own_pool, run->stream);
     }
     if (status == HISA_OK) {
+        status = hisa_run_exchange(run, HISA_STEP_MERGE_BLOCKS);
+    }
+    if (status == HISA_OK) {
         status = hisa_comm_allgather(run->index->comm, lists, part, run->stream);
+        status = hisa_run_exchange_end(run, HISA_STEP_MERGE_BLOCKS, status);
     }
     if (status == HISA_OK) {
         const int64_t place_stride = part / ((int64_t)sizeof(float) * shard->block_size);
@@ -120,10 +124,12 @@ static hisa_status_t phase_lists(hisa_run_t *run, void *stream) {
         run->recv_bytes[p] = own->rows * list_bytes;
         run->recv_offsets[p] = p * part + own->tile_begin * list_bytes;
     }
-    const hisa_status_t status = hisa_comm_alltoallv(run->index->comm, lists, run->send_bytes, run->send_offsets, lists,
-                                                     run->recv_bytes, run->recv_offsets, stream);
-    hisa_run_count(run, HISA_STEP_MERGE_BLOCKS);
-    return status;
+    hisa_status_t status = hisa_run_exchange(run, HISA_STEP_MERGE_BLOCKS);
+    if (status == HISA_OK) {
+        status = hisa_comm_alltoallv(run->index->comm, lists, run->send_bytes, run->send_offsets, lists,
+                                     run->recv_bytes, run->recv_offsets, stream);
+    }
+    return hisa_run_exchange_end(run, HISA_STEP_MERGE_BLOCKS, status);
 }
 
 static hisa_status_t phase_merge(hisa_run_t *run, void *stream) {
@@ -138,8 +144,12 @@ static hisa_status_t phase_merge(hisa_run_t *run, void *stream) {
 }
 
 static hisa_status_t phase_kept(hisa_run_t *run, void *stream) {
-    const hisa_status_t status = hisa_run_gather_rows(run, hisa_run_at(run, run->plan.kept),
-                                                      run->plan.keep.width * (int64_t)sizeof(int32_t), stream);
+    hisa_status_t status = hisa_run_exchange(run, HISA_STEP_MERGE_BLOCKS);
+    if (status == HISA_OK) {
+        status = hisa_run_gather_rows(run, hisa_run_at(run, run->plan.kept),
+                                      run->plan.keep.width * (int64_t)sizeof(int32_t), stream);
+    }
+    status = hisa_run_exchange_end(run, HISA_STEP_MERGE_BLOCKS, status);
     return status == HISA_OK ? hisa_run_step(run, HISA_STEP_MERGE_BLOCKS) : status;
 }
 
@@ -173,10 +183,12 @@ static hisa_status_t phase_scores(hisa_run_t *run, void *stream) {
         send += sizes[p];
         recv += sizes[ranks + p];
     }
-    const hisa_status_t status = hisa_comm_alltoallv(run->index->comm, pool, run->send_bytes, run->send_offsets, pool,
-                                                     run->recv_bytes, run->recv_offsets, stream);
-    hisa_run_count(run, HISA_STEP_MERGE_TOKENS);
-    return status;
+    hisa_status_t status = hisa_run_exchange(run, HISA_STEP_MERGE_TOKENS);
+    if (status == HISA_OK) {
+        status = hisa_comm_alltoallv(run->index->comm, pool, run->send_bytes, run->send_offsets, pool, run->recv_bytes,
+                                     run->recv_offsets, stream);
+    }
+    return hisa_run_exchange_end(run, HISA_STEP_MERGE_TOKENS, status);
 }
 
 static hisa_status_t phase_select(hisa_run_t *run, void *stream) {
@@ -195,7 +207,10 @@ static hisa_status_t phase_spread(hisa_run_t *run, void *stream) {
     const picked_t picked = picked_of(run);
     hisa_status_t status = HISA_OK;
     if (run->options->placement != HISA_PLACE_OWNER) {
-        status = hisa_comm_begin(run->index->comm);
+        status = hisa_run_exchange(run, HISA_STEP_MERGE_TOKENS);
+        if (status == HISA_OK) {
+            status = hisa_comm_begin(run->index->comm);
+        }
         if (status == HISA_OK) {
             status = hisa_run_gather_rows(run, picked.bitmap, bitmap_bytes, stream);
         }
@@ -205,6 +220,7 @@ static hisa_status_t phase_spread(hisa_run_t *run, void *stream) {
         if (status == HISA_OK) {
             status = hisa_comm_end(run->index->comm);
         }
+        status = hisa_run_exchange_end(run, HISA_STEP_MERGE_TOKENS, status);
     }
     return status == HISA_OK ? hisa_run_step(run, HISA_STEP_MERGE_TOKENS) : status;
 }

@@ -87,3 +87,18 @@ for name in ("seconds", "seconds_l2_emptied", "seconds_back_to_back"):
     assert 0 < graph[name]["min"] <= graph[name]["median"] <= graph[name]["max"] < 1, report
 assert report["sequences"] == 4 and report["query_sets"] > 1 and report["commit"] == 'a "quoted" one', report
 PYTHON
+# Ranks one after another on the device: the command itself holds their selections up to one rank's.
+for exchange in auto owner; do
+    "$hisa" bench --backend cuda --as-ranks 1,2,5 --tokens 64K --rows 200 --neighbours 200 --mode hisa,flat --repeats 5 \
+        --exchange $exchange --json "$dir/ranks"
+    python3 - "$dir/ranks" <<'PYTHON'
+import json, sys
+lines = [json.loads(line) for line in open(sys.argv[1])]
+assert [(d["mode"], d["ranks"]) for d in lines] == [(m, p) for m in ("hisa", "flat") for p in (1, 2, 5)], lines
+for d in lines:
+    assert d["backend"] == "cuda" and d["same_as_one_rank"] and d["comm"] == "threads", d
+    assert 0 < d["scoring"]["seconds_median"] <= d["scoring"]["seconds_slowest"] < 0.05, d
+    assert all(0 <= s["seconds_median"] <= s["seconds_slowest"] < 0.05 for s in d["steps"]), d
+PYTHON
+done
+"$hisa" bench --backend cuda --as-ranks 3 --tokens 64K --rows 100 --mode hisa --queries-on sharded --repeats 2

@@ -247,7 +247,7 @@ static void run_way(const way_t *way, const results_t *all, const char *scorer) 
              way->count, way->options.exchange, way->options.tile_rows, way->options.queries_on, way->options.placement,
              way->options.flags);
     ck_ok(thread_comm_create(way->count, comms));
-    thread_comm_delay(comms[0], way->options.tile_rows == 9 ? 300 : 0);
+    thread_comm_delay(way->options.tile_rows == 9 ? 300 : 0);
     for (int r = 0; r < way->count; ++r) {
         run[r] = (rank_run_t){.comm = comms[r], .way = way, .results = results_make(ROWS, &way->options)};
         ck_assert_int_eq(pthread_create(&thread[r], NULL, run_rank, &run[r]), 0);
