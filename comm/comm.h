@@ -5,8 +5,9 @@
  * nothing, and the self communicator serves any kind of memory.
  *
  * For a communicator with `device_memory` the data calls take device pointers and are enqueued on the stream; otherwise
- * they take host pointers and have completed when they return. Counts and offsets are host arrays of `size` entries, in
- * bytes, and are read before the call returns. */
+ * they take host pointers and have completed when they return. Device buffers end at a multiple of 16 bytes or have
+ * room up to one: NCCL reads the last word of a part as a whole. Counts and offsets are host arrays of `size` entries,
+ * in bytes, and are read before the call returns. */
 #ifndef HISA_COMM_H
 #define HISA_COMM_H
 

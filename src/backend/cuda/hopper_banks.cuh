@@ -161,9 +161,6 @@ __device__ __forceinline__ void hisa_load_weights(float4 (&w)[2][HEADS / 16],
     }
 }
 
-/* Whether batches that keep the keys of the one before go on without a gap. */
-enum { HISA_BATCHES_GO_ON = 1 };
-
 /* At the last stage of a batch: takes the next one's stages as well, if it has the same keys. The feeding warp
  * announces it as soon as that stage is fed. Otherwise it is left as it is. */
 template <int HEADS, int GROUPS, int STAGES, typename Place>
@@ -200,7 +197,7 @@ __device__ __forceinline__ void hisa_score_twos(hisa_hopper_t<2 * HEADS, GROUPS,
     hisa_operands_t b = hisa_operands(q + ring.stage * stride);
     hisa_bank_product<HEADS, 0>(keys[0], b);
 #pragma unroll 1
-    for (; n > 1 || (HISA_BATCHES_GO_ON && hisa_batch_goes_on<HEADS>(shared, batch_parity, n)); --n) {
+    for (; n > 1 || hisa_batch_goes_on<HEADS>(shared, batch_parity, n); --n) {
         const hisa_ring_t now = ring;
         hisa_ring_next<STAGES>(ring);
         hisa_load_weights<HEADS>(w, shared, now.stage, weight);
