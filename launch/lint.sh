@@ -131,9 +131,19 @@ check_rules() {
     fi
 }
 
-# The program of the README is the one that the consumer test builds and runs.
-# shellcheck disable=SC2016 # no expansion is meant
-check_readme() { sed -n '/^```c$/,/^```$/{/^```/d;p}' README.md | diff - tests/consumer/main.c; }
+# The first program of the README is the one that the consumer test builds and runs; the lines of the second are in the one
+# that it builds with NCCL.
+check_readme() {
+    awk '/^```c$/ { ++n; on = 1; next } /^```$/ { on = 0 } on && n == 1' README.md | diff - tests/consumer/main.c || return 1
+    local line
+    awk '/^```c$/ { ++n; on = 1; next } /^```$/ { on = 0 } on && n == 2' README.md | while read -r line; do
+        line=$(sed 's| */\*.*||' <<<"$line")
+        grep -qF -- "$line" tests/consumer/nccl.c || {
+            echo "README, not in tests/consumer/nccl.c: $line"
+            return 1
+        }
+    done
+}
 
 failed=0
 log=$(mktemp)
