@@ -420,9 +420,8 @@ static hisa_status_t check_shared(const hisa_nccl_config_t *config, const int64_
 
 /* Of this rank's GPU; where NCCL allows that it is shared, of this rank alone. */
 static hisa_status_t find_place(const nccl_state_t *state, int rank, int64_t *place) {
-    const char *allowed = getenv("NCCL_MULTI_RANK_GPU_ENABLE");
     char bus[32] = "";
-    if (state->version >= MULTI_RANK_GPU && allowed != NULL && strcmp(allowed, "0") != 0) {
+    if (state->version >= MULTI_RANK_GPU && hisa_gpu_may_be_shared()) {
         *place = rank;
         return HISA_OK;
     }

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/hash.h"
@@ -11,6 +12,12 @@ static uint64_t hash_text(uint64_t hash, const char *text) {
         hash = hisa_hash(hash, (unsigned char)*text);
     }
     return hisa_hash(hash, 0);
+}
+
+/* NCCL's own variables, read when NCCL reads them, to say beforehand what it will refuse. */
+bool hisa_gpu_may_be_shared(void) {
+    const char *allowed = getenv("NCCL_MULTI_RANK_GPU_ENABLE");
+    return allowed != NULL && strcmp(allowed, "0") != 0;
 }
 
 int64_t hisa_gpu_place(const char *bus) {

@@ -14,4 +14,7 @@ int64_t hisa_gpu_place(const char *bus);
 /* Whether two of the ranks' places are equal: the first such pair. */
 bool hisa_gpu_shared(const int64_t *places, int size, int *first, int *second);
 
+/* Whether the environment tells NCCL to let ranks share a GPU; only a version that knows of it does. */
+bool hisa_gpu_may_be_shared(void);
+
 #endif

@@ -38,10 +38,10 @@ functions "${all[@]}" >"$work/all"
 compare "headers (<) and src/hisa.map (>)" "$work/all" "$work/map"
 
 # The library never prints, never ends the process, and reads no environment but where an index on CUDA chooses its scorer
-# (HISA_CUDA_SCORER; launch/lint.sh holds the source to that).
+# (HISA_CUDA_SCORER) and where NCCL is about to read its own (launch/lint.sh holds the source to that).
 never='(v?f?printf|v?dprintf|puts|fputs|putchar|putc|fputc|fwrite|perror|exit|_exit|quick_exit|abort|__assert_fail|getenv|secure_getenv|MPI_Abort|setenv)'
 if nm -A -u "$static" 2>/dev/null | awk '{parts = split($1, part, ":"); print part[parts - 1], $NF}' | sort -u |
-    grep -vx 'device\.c\.o getenv' | grep -E " ((__)?$never(_chk)?|std(out|err))\$"; then
+    grep -vxE '(device|same_gpu)\.c\.o getenv' | grep -E " ((__)?$never(_chk)?|std(out|err))\$"; then
     echo "is asked for by the library, which must not print, exit, abort or read the environment"
     failed=1
 fi

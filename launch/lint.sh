@@ -110,9 +110,11 @@ finds_none() {
 check_rules() {
     local files
     finds_none "hisa.h must include no vendor's header" -nE '#include <(mpi|nccl|cuda)' include/hisa/hisa.h || return 1
-    # But for one place, as an index is created: which scorer, for tests and comparisons.
+    # But for two places. As an index is created: which scorer, for tests and comparisons. As a communicator is: what NCCL
+    # reads there, to say beforehand what it will refuse.
     if grep -rnwE '(secure_)?getenv' comm src/base src/layout src/index src/select src/backend |
-        grep -vE '^src/backend/cuda/device\.c:.*\<getenv\(HISA_CUDA_SCORER_VARIABLE\)'; then
+        grep -vE '^src/backend/cuda/device\.c:.*\<getenv\(HISA_CUDA_SCORER_VARIABLE\)' |
+        grep -vE '^comm/same_gpu\.c:.*\<getenv\("NCCL_(HOSTID|MULTI_RANK_GPU_ENABLE)"\)'; then
         echo "library code must not read the environment"
         return 1
     fi
@@ -137,7 +139,8 @@ check_readme() {
     awk '/^```c$/ { ++n; on = 1; next } /^```$/ { on = 0 } on && n == 1' README.md | diff - tests/consumer/main.c || return 1
     local line
     awk '/^```c$/ { ++n; on = 1; next } /^```$/ { on = 0 } on && n == 2' README.md | while read -r line; do
-        line=$(sed 's| */\*.*||' <<<"$line")
+        line=${line%%/\**}
+        line=${line%"${line##*[![:space:]]}"}
         grep -qF -- "$line" tests/consumer/nccl.c || {
             echo "README, not in tests/consumer/nccl.c: $line"
             return 1
