@@ -2,10 +2,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
-
-/* Tiles that a pipelined call is cut into: with fewer, more of the first and of the last stands alone; with more, or
- * smaller ones, kernels find too little to share. */
-enum { PIPELINE_TILES = 6, PIPELINE_ROWS = 256 };
+#include "select/policy.h"
 
 enum { ALIGNMENT = 256, PART_ALIGNMENT = 1024 /* a block of scores at the largest B */ };
 
@@ -41,8 +38,8 @@ static void set_widths(const hisa_index_t *index, const hisa_select_options_t *o
     }
 }
 
-/* Bytes that one more row in a tile adds to the lists and the pool. */
-static int64_t row_bytes(const hisa_index_t *index, const hisa_plan_t *plan) {
+/* Bytes that one more row in a tile adds to the lists and the pool, of a lane if there are several. */
+static int64_t row_bytes(const hisa_index_t *index, const hisa_select_options_t *options, const hisa_plan_t *plan) {
     const int64_t ranks = index->shard.ranks;
     if (plan->keep.mode == HISA_MODE_FLAT) {
         return ranks * plan->list_width * (int64_t)sizeof(uint64_t) * 2 + (int64_t)plan->keep.top_k * 16;
@@ -51,8 +48,11 @@ static int64_t row_bytes(const hisa_index_t *index, const hisa_plan_t *plan) {
     if (plan->single) {
         return plan->keep.width * ((int64_t)sizeof(int32_t) + scores);
     }
-    const int64_t blocks =
-        plan->exchange == HISA_EXCHANGE_ONESHOT ? ranks * plan->list_width : INT64_C(2) * plan->keep.width;
+    int64_t blocks = ranks * plan->list_width;
+    if (plan->exchange == HISA_EXCHANGE_OWNER) { /* the pool: of own rows, and of others' rows what is kept here */
+        const bool dealt = options->queries_on == HISA_QUERIES_REPLICATED;
+        blocks = plan->list_width + (dealt ? hisa_ceil_div(plan->keep.width, ranks) : plan->keep.width);
+    }
     return ranks * plan->list_width * (int64_t)sizeof(uint64_t) + blocks * scores;
 }
 
@@ -62,10 +62,11 @@ static void set_rows(const hisa_index_t *index, const hisa_select_options_t *opt
     const bool pipelined = ops->exchange_stream != NULL && ranks > 1 && plan->exchange == HISA_EXCHANGE_OWNER;
     int64_t tile = options->tile_rows;
     if (tile == 0) {
-        const int64_t budget = ops->tile_budget / (pipelined ? HISA_LANES : 1);
-        tile = hisa_min(ops->tile_rows, hisa_max(1, budget / row_bytes(index, plan)));
+        tile = hisa_min(ops->tile_rows, hisa_max(1, ops->tile_budget / row_bytes(index, options, plan)));
         if (pipelined) {
-            tile = hisa_min(tile, hisa_max(PIPELINE_ROWS, hisa_ceil_div(rows, PIPELINE_TILES)));
+            hisa_policy_t policy;
+            hisa_policy_of(index, &policy);
+            tile = hisa_min(tile, hisa_policy_tile(&policy, options, rows));
         }
     }
     plan->tile_rows = hisa_max(1, hisa_min(tile, rows));

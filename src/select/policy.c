@@ -19,7 +19,8 @@ void hisa_policy_of(const hisa_index_t *index, hisa_policy_t *policy) {
                               .comm = index->cost,
                               .flop_rate = ops->flop_rate,
                               .candidate_rate = ops->candidate_rate,
-                              .host_wait = ops->host_wait};
+                              .host_wait = ops->host_wait,
+                              .tile_cost = ops->tile_cost};
 }
 
 /* Blocks of a row's kept list. */
@@ -104,6 +105,27 @@ int64_t hisa_policy_switch(const hisa_policy_t *policy, const hisa_select_option
         }
     }
     return enough;
+}
+
+/* n tiles cost n * tile_cost and leave 1/n of the bytes' time in the open, so n^2 = time of the bytes / tile_cost and a
+ * tile's rows are the root of rows * (rows whose bytes take tile_cost). */
+int64_t hisa_policy_tile(const hisa_policy_t *policy, const hisa_select_options_t *options, int64_t rows) {
+    const double seconds = owner_row_bytes(policy, options) / policy->comm.bandwidth;
+    if ((double)rows * seconds <= policy->tile_cost) {
+        return rows;
+    }
+    const double square = (double)rows * policy->tile_cost / seconds;
+    int64_t few = 0;
+    int64_t many = rows;
+    while (many - few > 1) {
+        const int64_t middle = few + (many - few) / 2;
+        if ((double)middle * (double)middle <= square) {
+            few = middle;
+        } else {
+            many = middle;
+        }
+    }
+    return hisa_max(1, few);
 }
 
 hisa_exchange_t hisa_policy_choose(const hisa_index_t *index, const hisa_select_options_t *options, int64_t rows) {

@@ -14,6 +14,7 @@ typedef struct hisa_policy {
     double flop_rate; /* as in hisa_backend_ops_t */
     double candidate_rate;
     double host_wait;
+    double tile_cost;
 } hisa_policy_t;
 
 void hisa_policy_of(const hisa_index_t *index, hisa_policy_t *policy);
@@ -27,6 +28,10 @@ hisa_exchange_t hisa_policy_cheaper(const hisa_policy_t *policy, const hisa_sele
 
 /* The fewest rows of a call that go by owner merge, at most max_rows + 1: from there on all do. */
 int64_t hisa_policy_switch(const hisa_policy_t *policy, const hisa_select_options_t *options, int64_t max_rows);
+
+/* Rows of a tile of an owner merge that runs exchanges under scoring: what one tile more costs against the bytes of the
+ * last one, which nothing hides. Never fewer for more rows; at least 1 if rows is. */
+int64_t hisa_policy_tile(const hisa_policy_t *policy, const hisa_select_options_t *options, int64_t rows);
 
 /* OWNER or ONESHOT for a call of `rows` rows over all ranks: what options say, or else the cheaper. */
 hisa_exchange_t hisa_policy_choose(const hisa_index_t *index, const hisa_select_options_t *options, int64_t rows);

@@ -1,42 +1,61 @@
 /* From kept blocks and bitmaps to results. */
+#include "backend/cuda/cuts.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/pick.cuh"
 #include "backend/cuda/sight.cuh"
 
+/* A thread takes 16 candidates at a time, which lie in one block and are a word of the bitmap. */
+enum { EMIT_WORD = 16, EMIT_CHUNK = HISA_PICK_THREADS * EMIT_WORD };
+
+/* Results on their way out: what a thread finds is scattered over lines of memory. Both count from the chunk on. */
+struct emit_stage_t {
+    hisa_pick_t pick;
+    uint16_t candidate[EMIT_CHUNK];
+    uint16_t score[EMIT_CHUNK];
+};
+
 static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     emit(hisa_shard_t shard, const hisa_row_t *rows, int32_t width, const int32_t *kept_of, const uint8_t *bitmap,
-         const float *selected_of, hisa_output_t output, hisa_segment_t segment) {
-    __shared__ hisa_pick_t shared;
-    const int64_t r = segment.tile_begin + blockIdx.x;
-    const int64_t at = segment.output_begin + blockIdx.x;
+         const float *selected_of, hisa_output_t output, const __grid_constant__ hisa_segments_t group) {
+    __shared__ emit_stage_t stage;
+    int64_t in_segment = blockIdx.x;
+    const hisa_segment_t &segment = hisa_segment_of(group, &in_segment);
+    const int64_t r = segment.tile_begin + in_segment;
+    const int64_t at = segment.output_begin + in_segment;
     const hisa_layout_t layout = hisa_row_layout(shard, rows[r]);
     const bool local = output.placement == HISA_PLACE_LOCAL;
-    const int64_t size = shard.block_size;
-    const int64_t candidates = width * size;
+    const int size_log2 = 31 - __clz(shard.block_size);
+    const int32_t candidates = width << size_log2;
     const int32_t *kept = kept_of + r * width;
-    const uint8_t *bits = bitmap + r * candidates / 8;
+    const uint16_t *bits = reinterpret_cast<const uint16_t *>(bitmap + r * candidates / 8);
     int32_t *indices = output.indices + at * output.top_k;
     float *scores = selected_of != nullptr ? output.scores + at * output.top_k : nullptr;
     uint32_t taken_before = 0; /* all selected tokens; `selected` counts them */
     uint32_t n = 0;            /* those written: fewer if only local ones are */
-    for (int64_t chunk = 0; chunk < candidates; chunk += HISA_PICK_THREADS) {
-        const int64_t i = chunk + threadIdx.x;
-        bool taken = false;
-        bool here = false;
-        int64_t first = 0;
-        if (i < candidates && kept[i / size] >= 0) {
-            const int32_t block = kept[i / size];
-            taken = (bits[i / 8] >> (i % 8) & 1) != 0;
-            here = taken && (!local || hisa_layout_owner(&layout, block) == shard.rank);
-            first = (local ? hisa_layout_local(&layout, block) : block) * size;
-        }
+    for (int32_t chunk = 0; chunk < candidates; chunk += EMIT_CHUNK) {
+        const int32_t first = chunk + static_cast<int32_t>(threadIdx.x) * EMIT_WORD;
+        const int32_t block = first < candidates ? kept[first >> size_log2] : -1;
+        const uint32_t word = block >= 0 ? bits[first / EMIT_WORD] : 0;
+        const bool here = block >= 0 && (!local || hisa_layout_owner(&layout, block) == shard.rank);
+        const uint32_t count = static_cast<uint32_t>(__popc(word));
         uint32_t total;
-        const uint32_t before = hisa_block_scan(shared, (taken ? 1u : 0u) | (here ? 1u << 16 : 0u), &total);
+        const uint32_t before = hisa_block_scan(stage.pick, count | (here ? count << 16 : 0u), &total);
         if (here) {
-            const uint32_t place = n + (before >> 16);
-            indices[place] = static_cast<int32_t>(first + i % size);
+            uint32_t place = before >> 16;
+            uint32_t score = before & 0xFFFF;
+            for (uint32_t rest = word; rest != 0; rest &= rest - 1) {
+                stage.candidate[place] = static_cast<uint16_t>(first - chunk + __ffs(static_cast<int>(rest)) - 1);
+                stage.score[place++] = static_cast<uint16_t>(score++);
+            }
+        }
+        __syncthreads();
+        for (uint32_t i = threadIdx.x; i < total >> 16; i += HISA_PICK_THREADS) {
+            const int32_t candidate = chunk + stage.candidate[i];
+            const int32_t from = kept[candidate >> size_log2];
+            const int64_t to = local ? hisa_layout_local(&layout, from) : from;
+            indices[n + i] = static_cast<int32_t>(to << size_log2) + (candidate & (shard.block_size - 1));
             if (scores != nullptr) {
-                scores[place] = selected_of[r * output.top_k + taken_before + (before & 0xFFFF)];
+                scores[n + i] = selected_of[r * output.top_k + taken_before + stage.score[i]];
             }
         }
         taken_before += total & 0xFFFF;
@@ -55,7 +74,12 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
 
 extern "C" int hisa_cuda_launch_emit(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width,
                                      const int32_t *kept, const uint8_t *bitmap, const float *selected,
-                                     const hisa_output_t *output, const hisa_segment_t *segment, void *stream) {
-    return hisa_launch(emit, hisa_row_grid(segment->rows, 1), HISA_PICK_THREADS, stream, *shard, tile->row, width, kept,
-                       bitmap, selected, *output, *segment);
+                                     const hisa_output_t *output, void *stream) {
+    cudaError_t error = cudaSuccess;
+    for (int32_t next = 0; next < output->n_segments && error == cudaSuccess;) {
+        const hisa_segments_t group = hisa_segments_of(output->segments, output->n_segments, true, &next);
+        error = hisa_launch(emit, hisa_row_grid(group.rows, 1), HISA_PICK_THREADS, stream, *shard, tile->row, width,
+                            kept, bitmap, selected, *output, group);
+    }
+    return error;
 }

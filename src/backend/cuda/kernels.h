@@ -26,8 +26,8 @@ int hisa_cuda_launch_set_length(int32_t *length, int32_t value, void *stream);
 int hisa_cuda_launch_write_tokens(const hisa_shard_t *shard, const hisa_span_t *span, const uint8_t *keys,
                                   const float *scales, bool local, void *stream);
 int hisa_cuda_launch_pool_blocks(const hisa_shard_t *shard, const hisa_span_t *span, void *stream);
-int hisa_cuda_launch_make_rows(const hisa_shard_t *shard, const hisa_queries_t *queries, const hisa_segment_t *segment,
-                               hisa_row_t *row, void *stream);
+int hisa_cuda_launch_make_rows(const hisa_shard_t *shard, const hisa_queries_t *queries, const hisa_segment_t *segments,
+                               int32_t n_segments, hisa_row_t *row, void *stream);
 
 /* key: uint32 [rows][shard->local_blocks] of scratch. */
 int hisa_cuda_launch_score_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, hisa_cuda_scorer_t scorer,
@@ -51,8 +51,7 @@ int hisa_cuda_launch_select_tokens(const hisa_shard_t *shard, const hisa_tile_t 
                                    int64_t row_begin, int64_t rows, const int32_t *kept, const int32_t *place,
                                    const float *pool, uint8_t *bitmap, float *selected, void *stream);
 int hisa_cuda_launch_emit(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width, const int32_t *kept,
-                          const uint8_t *bitmap, const float *selected, const hisa_output_t *output,
-                          const hisa_segment_t *segment, void *stream);
+                          const uint8_t *bitmap, const float *selected, const hisa_output_t *output, void *stream);
 
 /* One rank. key: as written by score_blocks. Mode hisa: kept alone. Mode block: bitmap too. */
 int hisa_cuda_launch_keep_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_keep_t *keep,

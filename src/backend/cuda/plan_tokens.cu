@@ -1,75 +1,114 @@
 /* Owner merge: who scores which kept block, and where the scores go. Three steps: count by source rank and row, turn
- * counts into first places, deal the places out. A thread walks one row's blocks in order. */
+ * counts into first places, deal the places out. A warp walks one row's blocks in order, a lane a block. */
 #include "backend/cuda/cuts.cuh"
 #include "backend/cuda/launch.cuh"
-#include "backend/cuda/pick.cuh"
 #include "backend/cuda/sight.cuh"
 
-/* next [ranks + 1][rows of the tile]: of own rows by source rank; the last line: of other rows, what this rank scores.
- */
+/* The line of next [ranks + 1][rows of the tile] that a kept block counts in: for own rows its owner's, for others'
+ * rows the last if this rank scores it, else -1. */
+static __device__ __forceinline__ int32_t line_of(const hisa_shard_t &shard, int32_t owner, bool mine) {
+    return mine ? owner : (owner == shard.rank ? shard.ranks : -1);
+}
+
+static __device__ __forceinline__ bool is_own(const hisa_segment_t &own, int64_t r) {
+    return r >= own.tile_begin && r < own.tile_begin + own.rows;
+}
+
 static __global__ void count_blocks(hisa_shard_t shard, const hisa_row_t *rows, int64_t n, hisa_segment_t own,
                                     int32_t width, const int32_t *kept, int32_t *next) {
-    const int64_t r = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
+    const int64_t r = (blockIdx.x * int64_t(blockDim.x) + threadIdx.x) / 32;
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
     if (r >= n) {
         return;
     }
     const hisa_layout_t layout = hisa_row_layout(shard, rows[r]);
-    const bool mine = r >= own.tile_begin && r < own.tile_begin + own.rows;
-    for (int32_t p = 0; p <= shard.ranks; ++p) {
+    const bool mine = is_own(own, r);
+    for (int32_t p = lane; p <= shard.ranks; p += 32) {
         next[p * n + r] = 0;
     }
-    for (int64_t j = r * width; j < (r + 1) * width && kept[j] >= 0; ++j) {
-        const int32_t owner = hisa_layout_owner(&layout, kept[j]);
-        if (mine) {
-            ++next[owner * n + r];
-        } else if (owner == shard.rank) {
-            ++next[shard.ranks * n + r];
+    __syncwarp();
+    for (int32_t first = 0; first < width; first += 32) {
+        const int32_t block = first + lane < width ? kept[r * width + first + lane] : -1;
+        const int32_t line = block >= 0 ? line_of(shard, hisa_layout_owner(&layout, block), mine) : -1;
+        const uint32_t same = __match_any_sync(0xFFFFFFFFu, line);
+        if (line >= 0 && lane == __ffs(static_cast<int>(same)) - 1) {
+            next[line * n + r] += __popc(same);
         }
+        __syncwarp();
     }
 }
 
-/* One thread block: each count becomes the sum of those before it, own rows by source rank from 0 on, the rest from
- * send_begin on. recv: sums by source rank. */
-static __global__ void __launch_bounds__(HISA_PICK_THREADS)
+/* One thread block, a warp a line: each count becomes the sum of those before it, own rows by source rank from 0 on,
+ * the rest from send_begin on. recv: sums by source rank. */
+enum { PLACE_THREADS = 1024 };
+
+static __global__ void __launch_bounds__(PLACE_THREADS)
     place_blocks(int32_t ranks, int64_t n, int64_t send_begin, int32_t *next, int64_t *recv) {
-    __shared__ hisa_pick_t shared;
-    int64_t sum = 0;
-    for (int32_t p = 0; p <= ranks; ++p) {
-        const int64_t first = p == ranks ? send_begin : sum;
-        sum = first;
-        for (int64_t chunk = 0; chunk < n; chunk += HISA_PICK_THREADS) {
-            const int64_t r = chunk + threadIdx.x;
-            const uint32_t count = r < n ? static_cast<uint32_t>(next[p * n + r]) : 0;
-            uint32_t total;
-            const uint32_t before = hisa_block_scan(shared, count, &total);
-            if (r < n) {
-                next[p * n + r] = static_cast<int32_t>(sum + before);
-            }
-            sum += total;
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+    const int32_t warp = static_cast<int32_t>(threadIdx.x / 32);
+    for (int32_t p = warp; p < ranks; p += PLACE_THREADS / 32) {
+        int32_t sum = 0;
+        for (int64_t r = lane; r < n; r += 32) {
+            sum += next[p * n + r];
         }
-        if (threadIdx.x == 0 && p < ranks) {
-            recv[p] = sum - first;
+        sum = __reduce_add_sync(0xFFFFFFFFu, sum);
+        if (lane == 0) {
+            recv[p] = sum;
+        }
+    }
+    __syncthreads();
+    for (int32_t p = warp; p <= ranks; p += PLACE_THREADS / 32) {
+        int32_t lower = 0;
+        for (int32_t q = lane; q < p; q += 32) {
+            lower += static_cast<int32_t>(recv[q]);
+        }
+        int32_t sum = p == ranks ? static_cast<int32_t>(send_begin) : __reduce_add_sync(0xFFFFFFFFu, lower);
+        for (int64_t first = 0; first < n; first += 32) {
+            const int64_t r = first + lane;
+            const int32_t count = r < n ? next[p * n + r] : 0;
+            int32_t up_to = count;
+#pragma unroll
+            for (int distance = 1; distance < 32; distance *= 2) {
+                const int32_t before = __shfl_up_sync(0xFFFFFFFFu, up_to, distance);
+                up_to += lane >= distance ? before : 0;
+            }
+            if (r < n) {
+                next[p * n + r] = sum + up_to - count;
+            }
+            sum += __shfl_sync(0xFFFFFFFFu, up_to, 31);
         }
     }
 }
 
 static __global__ void deal_blocks(hisa_shard_t shard, const hisa_row_t *rows, int64_t n, hisa_segment_t own,
                                    int32_t width, const int32_t *kept, int32_t *next, int32_t *work, int32_t *place) {
-    const int64_t r = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
+    const int64_t r = (blockIdx.x * int64_t(blockDim.x) + threadIdx.x) / 32;
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
     if (r >= n) {
         return;
     }
     const hisa_layout_t layout = hisa_row_layout(shard, rows[r]);
-    const bool mine = r >= own.tile_begin && r < own.tile_begin + own.rows;
-    for (int64_t j = r * width; j < (r + 1) * width; ++j) {
-        const int32_t owner = kept[j] >= 0 ? hisa_layout_owner(&layout, kept[j]) : -1;
-        work[j] = -1;
-        if (mine) {
-            place[j] = owner >= 0 ? next[owner * n + r]++ : -1;
-            work[j] = owner == shard.rank ? place[j] : -1;
-        } else if (owner == shard.rank) {
-            work[j] = next[shard.ranks * n + r]++;
+    const bool mine = is_own(own, r);
+    for (int32_t first = 0; first < width; first += 32) {
+        const int64_t j = r * width + first + lane;
+        const bool there = first + lane < width;
+        const int32_t block = there ? kept[j] : -1;
+        const int32_t owner = block >= 0 ? hisa_layout_owner(&layout, block) : -1;
+        const int32_t line = block >= 0 ? line_of(shard, owner, mine) : -1;
+        const uint32_t same = __match_any_sync(0xFFFFFFFFu, line);
+        const int32_t begin = line >= 0 ? next[line * n + r] : 0;
+        const int32_t at = line >= 0 ? begin + __popc(same & ((1u << lane) - 1)) : -1;
+        __syncwarp();
+        if (line >= 0 && lane == __ffs(static_cast<int>(same)) - 1) {
+            next[line * n + r] = begin + __popc(same);
         }
+        if (there) {
+            work[j] = owner == shard.rank ? at : -1;
+            if (mine) {
+                place[j] = at;
+            }
+        }
+        __syncwarp();
     }
 }
 
@@ -92,15 +131,15 @@ extern "C" int hisa_cuda_launch_plan_tokens(const hisa_shard_t *shard, const his
                                             int64_t *sums, void *stream) {
     const hisa_segment_t own = segments[shard->rank];
     const int64_t n = tile->rows;
-    cudaError_t error =
-        hisa_launch(count_blocks, hisa_element_grid(n, 32), 32, stream, *shard, tile->row, n, own, width, kept, next);
+    cudaError_t error = hisa_launch(count_blocks, hisa_row_grid(hisa_ceil_div(n, 4), 1), 4 * 32, stream, *shard,
+                                    tile->row, n, own, width, kept, next);
     if (error == cudaSuccess) {
-        error = hisa_launch(place_blocks, dim3(1), HISA_PICK_THREADS, stream, shard->ranks, n, send_begin, next,
+        error = hisa_launch(place_blocks, dim3(1), PLACE_THREADS, stream, shard->ranks, n, send_begin, next,
                             sums + shard->ranks);
     }
     if (error == cudaSuccess) {
-        error = hisa_launch(deal_blocks, hisa_element_grid(n, 32), 32, stream, *shard, tile->row, n, own, width, kept,
-                            next, work, place);
+        error = hisa_launch(deal_blocks, hisa_row_grid(hisa_ceil_div(n, 4), 1), 4 * 32, stream, *shard, tile->row, n,
+                            own, width, kept, next, work, place);
     }
     for (int32_t p = 0; p < shard->ranks && error == cudaSuccess; p += HISA_CUTS) {
         error = hisa_launch(count_sends, dim3(1), HISA_CUTS, stream, hisa_cuts_of(segments, shard->ranks, p),

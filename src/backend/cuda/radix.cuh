@@ -6,19 +6,25 @@
  * key[4 * v + c]. So loads are whole lines, and places are found by a scan over lanes for each v, packed in bytes.
  *
  * Keys are those of order.h, except that 0 stands for "no element here": NaN, the 0 of order.h, is 1, which is no
- * float's. */
+ * float's; and that the largest is one less, so that there is always a key above another. */
 #ifndef HISA_CUDA_RADIX_CUH
 #define HISA_CUDA_RADIX_CUH
 
+#include <cuda_runtime.h>
 #include <stdint.h>
 
 #include "backend/order.h"
 
 #define HISA_RADIX_NONE 0u
 #define HISA_RADIX_NAN 1u
+#define HISA_RADIX_FORCED (HISA_KEY_FORCED - 1)
 
 __device__ __forceinline__ uint32_t hisa_radix_from_key(uint32_t key) {
     return key == HISA_KEY_NAN ? HISA_RADIX_NAN : key;
+}
+
+__device__ __forceinline__ uint32_t hisa_radix_to_key(uint32_t radix) {
+    return radix == HISA_RADIX_NAN ? HISA_KEY_NAN : (radix == HISA_RADIX_FORCED ? HISA_KEY_FORCED : radix);
 }
 
 __device__ __forceinline__ uint32_t hisa_radix_from_score(float score) {
@@ -269,6 +275,25 @@ template <int THREADS, int VECTORS, int BLOCKS> struct hisa_radix_t {
             }
         }
     }
+
+    /* Which of the thread's keys are taken: bit i for key[i]. */
+    static __device__ __forceinline__ uint32_t taken(const uint32_t (&key)[keys], const hisa_cut_t &cut,
+                                                     const places_t &places) {
+        static_assert(keys <= 32, "a bit each");
+        uint32_t mask = 0;
+#pragma unroll
+        for (int v = 0; v < VECTORS; ++v) {
+            uint32_t equal = places.before[v] >> 16;
+#pragma unroll
+            for (int c = 0; c < 4; ++c) {
+                const uint32_t own = key[4 * v + c];
+                const bool tied = own == cut.tie && equal < cut.ties;
+                mask |= own >= cut.from || tied ? 1u << (4 * v + c) : 0u;
+                equal += own == cut.tie ? 1u : 0u;
+            }
+        }
+        return mask;
+    }
 };
 
 /* By capacity. With many rows several share a multiprocessor, and few warps a row spend least on what each warp
@@ -284,5 +309,23 @@ using hisa_radix_16k_wide = hisa_radix_t<1024, 4, 1>;
 using hisa_radix_32k = hisa_radix_t<1024, 8, 1>;
 
 static inline bool hisa_radix_wide(int64_t rows) { return rows <= 132; } /* multiprocessors of an H100 */
+
+/* Calls use(Radix()) with the smallest that has room for n <= hisa_radix_32k::capacity elements a row. */
+template <typename Use> static inline cudaError_t hisa_with_radix(int64_t n, int64_t rows, Use use) {
+    const bool wide = hisa_radix_wide(rows);
+    if (n <= hisa_radix_1k::capacity) {
+        return wide ? use(hisa_radix_1k_wide()) : use(hisa_radix_1k());
+    }
+    if (n <= hisa_radix_4k::capacity) {
+        return wide ? use(hisa_radix_4k_wide()) : use(hisa_radix_4k());
+    }
+    if (n <= hisa_radix_8k::capacity) {
+        return wide ? use(hisa_radix_8k_wide()) : use(hisa_radix_8k());
+    }
+    if (n <= hisa_radix_16k::capacity) {
+        return wide ? use(hisa_radix_16k_wide()) : use(hisa_radix_16k());
+    }
+    return use(hisa_radix_32k());
+}
 
 #endif

@@ -2,8 +2,7 @@
  * what is taken in the order of places is in the order of positions. */
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/pick.cuh"
-#include "backend/cuda/radix.cuh"
-#include "backend/cuda/sight.cuh"
+#include "backend/cuda/token_keys.cuh"
 #include "backend/order.h"
 
 /* A row's results. */
@@ -44,20 +43,6 @@ template <typename Radix> union hisa_stage_t {
     } out;
 };
 
-/* A thread's four candidates from `first` on as radix keys; returns how many are in sight. position: of the first. */
-static __device__ __forceinline__ uint32_t keys_in_sight(const hisa_row_t &row, int32_t position, const float4 &score,
-                                                         uint32_t *key) {
-    const float raw[4] = {score.x, score.y, score.z, score.w};
-    uint32_t n = 0;
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-        const bool there = position + c >= row.begin && position + c < row.end;
-        key[c] = there ? hisa_radix_from_score(raw[c]) : HISA_RADIX_NONE;
-        n += there ? 1u : 0u;
-    }
-    return n;
-}
-
 /* Up to Radix::capacity candidates a row. Blocks have 16 tokens or more, so a vector of four lies in one. */
 template <typename Radix>
 static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
@@ -74,10 +59,7 @@ static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     const int32_t candidates = width << size_log2;
     const int32_t *kept = kept_of + r * width;
     const float *score = pool + r * candidates;
-    const auto position_of = [&](int32_t candidate) {
-        const int32_t block = kept[candidate >> size_log2];
-        return block < 0 ? INT32_MIN : (block << size_log2) + (candidate & (shard.block_size - 1));
-    };
+    const auto position_of = [&](int32_t candidate) { return hisa_candidate_position(kept, size_log2, candidate); };
     int32_t position[Radix::vectors];
 #pragma unroll
     for (int v = 0; v < Radix::vectors; ++v) {
@@ -94,7 +76,7 @@ static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     uint32_t n = 0;
 #pragma unroll
     for (int v = 0; v < Radix::vectors; ++v) {
-        n += keys_in_sight(row, position[v], raw[v], &key[4 * v]);
+        n += hisa_token_keys(row, position[v], raw[v], &key[4 * v]);
     }
     const uint32_t k = static_cast<uint32_t>(output.top_k);
     const hisa_cut_t cut = Radix::cut(shared.radix, key, n, k);
@@ -169,33 +151,18 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     finish(output, at, hisa_taken(taker));
 }
 
-template <typename Radix>
-static cudaError_t launch(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width, const int32_t *kept,
-                          const float *pool, const hisa_output_t *output, const hisa_segment_t *segment, void *stream) {
-    return hisa_launch_next(select_emit<Radix>, hisa_row_grid(segment->rows, 1), Radix::threads, stream, *shard,
-                            tile->row, width, kept, pool, *output, *segment);
-}
-
 extern "C" int hisa_cuda_launch_select_emit(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width,
                                             const int32_t *kept, const float *pool, const hisa_output_t *output,
                                             const hisa_segment_t *segment, void *stream) {
     const int64_t candidates = int64_t(width) * shard->block_size;
-    const bool wide = hisa_radix_wide(segment->rows);
-    if (candidates <= hisa_radix_4k::capacity) {
-        return wide ? launch<hisa_radix_4k_wide>(shard, tile, width, kept, pool, output, segment, stream)
-                    : launch<hisa_radix_4k>(shard, tile, width, kept, pool, output, segment, stream);
+    const dim3 grid = hisa_row_grid(segment->rows, 1);
+    if (candidates > hisa_radix_32k::capacity) {
+        return hisa_launch_next(select_emit_any, grid, HISA_PICK_THREADS, stream, *shard, tile->row, width, kept, pool,
+                                *output, *segment);
     }
-    if (candidates <= hisa_radix_8k::capacity) {
-        return wide ? launch<hisa_radix_8k_wide>(shard, tile, width, kept, pool, output, segment, stream)
-                    : launch<hisa_radix_8k>(shard, tile, width, kept, pool, output, segment, stream);
-    }
-    if (candidates <= hisa_radix_16k::capacity) {
-        return wide ? launch<hisa_radix_16k_wide>(shard, tile, width, kept, pool, output, segment, stream)
-                    : launch<hisa_radix_16k>(shard, tile, width, kept, pool, output, segment, stream);
-    }
-    if (candidates <= hisa_radix_32k::capacity) {
-        return launch<hisa_radix_32k>(shard, tile, width, kept, pool, output, segment, stream);
-    }
-    return hisa_launch_next(select_emit_any, hisa_row_grid(segment->rows, 1), HISA_PICK_THREADS, stream, *shard,
-                            tile->row, width, kept, pool, *output, *segment);
+    return hisa_with_radix(candidates, segment->rows, [&](auto radix) {
+        using Radix = decltype(radix);
+        return hisa_launch_next(select_emit<Radix>, grid, Radix::threads, stream, *shard, tile->row, width, kept, pool,
+                                *output, *segment);
+    });
 }

@@ -53,11 +53,9 @@ hisa_status_t hisa_cuda_check_rows(hisa_device_t *device, const hisa_shard_t *sh
 
 hisa_status_t hisa_cuda_make_rows(hisa_device_t *device, const hisa_shard_t *shard, const hisa_queries_t *queries,
                                   const hisa_segment_t *segments, int32_t n_segments, hisa_row_t *row, void *stream) {
-    hisa_status_t status = HISA_OK;
-    for (int32_t i = 0; i < n_segments && status == HISA_OK; ++i) {
-        HISA_CUDA_RUN(status, device, "making rows",
-                      hisa_cuda_launch_make_rows(shard, queries, &segments[i], row, stream));
-    }
+    hisa_status_t status;
+    HISA_CUDA_RUN(status, device, "making rows",
+                  hisa_cuda_launch_make_rows(shard, queries, segments, n_segments, row, stream));
     return status;
 }
 
@@ -161,14 +159,9 @@ hisa_status_t hisa_cuda_select_tokens(hisa_device_t *device, const hisa_shard_t 
 hisa_status_t hisa_cuda_emit(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width,
                              const int32_t *kept, const uint8_t *bitmap, const float *selected,
                              const hisa_output_t *output, void *stream) {
-    hisa_status_t status = HISA_OK;
-    for (int32_t i = 0; i < output->n_segments && status == HISA_OK; ++i) {
-        if (output->segments[i].output_begin >= 0) {
-            HISA_CUDA_RUN(status, device, "writing results",
-                          hisa_cuda_launch_emit(shard, tile, width, kept, bitmap, selected, output,
-                                                &output->segments[i], stream));
-        }
-    }
+    hisa_status_t status;
+    HISA_CUDA_RUN(status, device, "writing results",
+                  hisa_cuda_launch_emit(shard, tile, width, kept, bitmap, selected, output, stream));
     return status;
 }
 
