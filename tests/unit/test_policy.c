@@ -1,6 +1,7 @@
 /* The choice between the exchanges: a cost model, whose figures may be anything that a communicator can be given. */
 #include "select/policy.h"
 
+#include "base/checked.h"
 #include "support/suite.h"
 
 /* Eight GPUs of one host, with a context of a million tokens. */
@@ -13,7 +14,8 @@ static hisa_policy_t eight(void) {
                            .comm = {.latency = 6e-6, .bandwidth = 320e9},
                            .flop_rate = 850e12,
                            .candidate_rate = 3e11,
-                           .host_wait = 20e-6};
+                           .host_wait = 20e-6,
+                           .tile_cost = 100e-6};
 }
 
 static hisa_select_options_t in_mode(int mode) {
@@ -87,6 +89,36 @@ START_TEST(test_by_hand) {
 }
 END_TEST
 
+/* By hand, mode hisa: a row brings 5152 bytes, so at 32 GB/s the bytes of 621.1 rows take what a tile costs, and
+ * 4096 * 621.1 is the square of 1595.02. At ten times that all rows are one tile. */
+START_TEST(test_tile_by_hand) {
+    hisa_policy_t policy = eight();
+    const hisa_select_options_t options = in_mode(HISA_MODE_HISA);
+    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 4096), 4096);
+    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 6211), 6211);
+    ck_assert_int_lt(hisa_policy_tile(&policy, &options, 6213), 6213);
+    policy.comm.bandwidth = 32e9;
+    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 4096), 1595);
+}
+END_TEST
+
+/* A workspace for the most rows must do for fewer. */
+START_TEST(test_tile_grows) {
+    hisa_policy_t policy = eight();
+    const hisa_select_options_t options = in_mode(_i);
+    for (double bandwidth = 1; bandwidth < 1e15; bandwidth *= 7) {
+        policy.comm.bandwidth = bandwidth;
+        int64_t before = 0;
+        for (int64_t rows = 1; rows < 100000; rows += 1 + rows / 5) {
+            const int64_t tile = hisa_policy_tile(&policy, &options, rows);
+            ck_assert_int_ge(tile, hisa_max(1, before));
+            ck_assert_int_le(tile, rows);
+            before = tile;
+        }
+    }
+}
+END_TEST
+
 START_TEST(test_one_rank) {
     hisa_policy_t policy = eight();
     policy.ranks = 1;
@@ -101,6 +133,8 @@ int main(void) {
     tcase_add_loop_test(model, test_switch, HISA_MODE_HISA, HISA_MODE_BLOCK + 1);
     tcase_add_loop_test(model, test_costs_move_it, HISA_MODE_HISA, HISA_MODE_BLOCK + 1);
     tcase_add_test(model, test_by_hand);
+    tcase_add_test(model, test_tile_by_hand);
+    tcase_add_loop_test(model, test_tile_grows, HISA_MODE_HISA, HISA_MODE_BLOCK + 1);
     tcase_add_test(model, test_one_rank);
     suite_add_tcase(suite, model);
     return suite_main(suite);
