@@ -106,8 +106,8 @@ END_TEST
 START_TEST(test_tile_grows) {
     hisa_policy_t policy = eight();
     const hisa_select_options_t options = in_mode(_i);
-    for (double bandwidth = 1; bandwidth < 1e15; bandwidth *= 7) {
-        policy.comm.bandwidth = bandwidth;
+    policy.comm.bandwidth = 1;
+    for (int slow = 0; slow < 18; ++slow, policy.comm.bandwidth *= 7) { /* up to 1.6e15 */
         int64_t before = 0;
         for (int64_t rows = 1; rows < 100000; rows += 1 + rows / 5) {
             const int64_t tile = hisa_policy_tile(&policy, &options, rows);
