@@ -55,10 +55,13 @@ int64_t hisa_cuda_hopper_scratch(const hisa_cuda_t *cuda, int64_t rows, int32_t 
     return lay_pairs(rows, width, cuda->num_sequences * blocks, NULL, NULL);
 }
 
-/* Tokens of a chunk, a multiple of the scoring kernel's 256: 17 panels of 4096 rows come to 65.9 units of work for
- * each of 132 multiprocessors, which deal in whole ones. A row's list has room for two chunks on top of its best, and
- * is cut down when there is no more room for one: of random scores a list takes ever fewer, and waits ever longer. */
-enum { PANEL = 256, CHUNK = 17 * PANEL };
+/* Tokens of a chunk, in tiles of the scoring kernel: 34 and 50 of them by 512 batches of 8 rows come to 131.9 and 193.9
+ * for each of 132 multiprocessors. A row's list has room for two short chunks on top of its best. While thresholds are
+ * young every list is cut down after every chunk, since a young one lets through most of the next; then a list is cut
+ * when it has no room for another long chunk, which of random scores is about each time that the tokens have doubled.
+ * So cuts are short (usual lists end in registers, flat_compact.cu) and launches few: 0.4 ms less of 4096 rows and
+ * 131072 tokens than even chunks of 34 tiles and lists cut when full. */
+enum { TILE = 128, CHUNK = 34 * TILE, LONG_CHUNK = 50 * TILE, YOUNG = 2 * CHUNK };
 
 static int64_t flat_capacity(int32_t list_width) { return list_width + INT64_C(2) * CHUNK; }
 
@@ -83,12 +86,15 @@ static cudaError_t scan_chunks(const maps_t *maps, const hisa_shard_t *shard, co
     const int64_t tokens = shard->local_blocks * shard->block_size;
     const size_t bytes = (size_t)tile->rows * (sizeof *lists->least + sizeof *lists->count);
     int error = (int)cudaMemsetAsync(lists->least, 0, bytes, (cudaStream_t)stream);
-    for (int64_t begin = 0; begin < tokens && error == cudaSuccess; begin += CHUNK) {
-        const int64_t chunk = hisa_min(CHUNK, hisa_ceil_div(tokens - begin, PANEL) * PANEL);
+    for (int64_t begin = 0; begin < tokens && error == cudaSuccess;) {
+        const int64_t most = begin < YOUNG ? CHUNK : LONG_CHUNK;
+        const int64_t chunk = hisa_min(most, hisa_ceil_div(tokens - begin, TILE) * TILE);
         error = hisa_cuda_launch_hopper_flat(&maps->all, shard, tile, begin, chunk, lists, stream);
-        const bool last = begin + CHUNK >= tokens;
+        begin += chunk;
+        const bool all = begin <= YOUNG || begin >= tokens;
         if (error == cudaSuccess) {
-            error = hisa_cuda_launch_flat_compact(tile->rows, top_k, last ? 0 : lists->capacity - CHUNK, lists, stream);
+            error =
+                hisa_cuda_launch_flat_compact(tile->rows, top_k, all ? 0 : lists->capacity - LONG_CHUNK, lists, stream);
         }
     }
     return (cudaError_t)error;

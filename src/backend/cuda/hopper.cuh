@@ -184,8 +184,7 @@ template <int N> __device__ __forceinline__ void hisa_pin(float (&dot)[N]) {
  * heads 16a + 4 * (lane % 4) + 2b + c, so that its weights lie four by four. Sums are
  * over a and b, c apart, then over c, then over the two lanes. */
 template <int HEADS>
-__device__ __forceinline__ float hisa_head_sum(float (&dot)[HEADS / 2], const float4 (&weights)[HEADS / 16]) {
-    hisa_pin(dot);
+__device__ __forceinline__ float hisa_head_sum(const float *dot, const float4 (&weights)[HEADS / 16]) {
     float sum[2][2] = {{0.0f, 0.0f}, {0.0f, 0.0f}};
 #pragma unroll
     for (int a = 0; a < HEADS / 16; ++a) {
@@ -245,6 +244,7 @@ __device__ __forceinline__ void hisa_score_queries(hisa_hopper_t<HEADS, GROUPS, 
         for (int a = 0; a < HEADS / 16; ++a) {
             w[a] = *reinterpret_cast<const float4 *>(shared.weights[now.stage] + weight + a * 16);
         }
+        hisa_pin(dot[0]);
         const float first = hisa_head_sum<HEADS>(dot[0], w);
         if (i + 1 < N) {
             hisa_barrier_wait(&shared.full[ring.stage], ring.parity);
@@ -254,6 +254,7 @@ __device__ __forceinline__ void hisa_score_queries(hisa_hopper_t<HEADS, GROUPS, 
         } else {
             hisa_product_wait<0>();
         }
+        hisa_pin(dot[1]);
         const float second = hisa_head_sum<HEADS>(dot[1], w);
         if (i + 1 < N) {
             hisa_pin(dot[1]);

@@ -90,7 +90,7 @@ typedef struct hisa_flat_lists {
     int64_t capacity;
 } hisa_flat_lists_t;
 
-/* Local tokens [begin, begin + chunk): a multiple of 256. */
+/* Local tokens [begin, begin + chunk): multiples of 128. */
 int hisa_cuda_launch_hopper_flat(const hisa_hopper_maps_t *maps, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                  int64_t begin, int64_t chunk, const hisa_flat_lists_t *lists, void *stream);
 

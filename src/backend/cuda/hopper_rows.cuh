@@ -1,0 +1,327 @@
+/* Scoring on Hopper the other way round: rows stay, keys stream by. For mode flat, where all rows meet all keys.
+ *
+ * A warpgroup has 128 columns of one product: the heads of two queries, or of four of 32 heads (the B operand, in
+ * shared memory), with their weights in registers. Tiles of 128 keys come through a ring of stages, and four warpgroups
+ * with rows of their own take each of them, 64 keys a product (the A operand). No warpgroup overlaps its sums with its
+ * own products: the products of the other three run under them.
+ *
+ * Against hopper.cuh, where keys stay, that is no weights to be read and a barrier in every 256 dots of a thread
+ * instead of 64. The chip is at its power limit here (700 W; 1.6 of its 1.98 GHz), so what counts is the work that a
+ * score takes, not only the clocks: NOTES.md has the figures.
+ *
+ * A score is made of the same sums in the same order as there, and has the same bits. */
+#ifndef HISA_CUDA_HOPPER_ROWS_CUH
+#define HISA_CUDA_HOPPER_ROWS_CUH
+
+#include "backend/cuda/hopper.cuh"
+
+/* What becomes of the scores is decided by HISA_ROWS_DRAINS warps more, so that those which score never wait for an
+ * atomic; two are too few (0.4 ms of a call of 4096 rows and 131072 keys). They and the feeding warp are a warpgroup,
+ * which gives up registers that the others take: 64 and 104 where 96 were had. 128 keys a stage and not 64, since
+ * barriers are then half as many: 0.2 ms. */
+enum {
+    HISA_ROWS_GROUPS = 4,
+    HISA_ROWS_TILE = 128,
+    HISA_ROWS_DRAINS = 3,
+    HISA_ROWS_MATH = HISA_ROWS_GROUPS * 128,
+    HISA_ROWS_THREADS = HISA_ROWS_MATH + 32 + HISA_ROWS_DRAINS * 32,
+    HISA_ROWS_MATH_REGISTERS = 104,
+    HISA_ROWS_OTHER_REGISTERS = 64
+};
+static_assert(HISA_ROWS_THREADS == HISA_ROWS_MATH + 128, "registers change hands by whole warpgroups");
+
+/* Rows of a batch, which stay while its tiles stream by. Two batches have room, so that the next one's queries come in
+ * time. Target: what the kernel wants to know of a row. */
+template <int HEADS, typename Target> struct hisa_rows_t {
+    static constexpr int stages = HEADS == 64 ? 4 : 3; /* as many as there is room for */
+    static constexpr int queries = 128 / HEADS;        /* of a warpgroup */
+    static constexpr int rows = queries * HISA_ROWS_GROUPS;
+    static constexpr int stride = HISA_ROWS_TILE + 16; /* two rows' scores do not meet in a bank */
+    uint8_t q[2][HISA_ROWS_GROUPS][128 * HISA_HOPPER_DIM];
+    uint8_t key[stages][HISA_ROWS_TILE * HISA_HOPPER_DIM];
+    float weights[2][HISA_ROWS_GROUPS][128];
+    float scale[stages][HISA_ROWS_TILE];
+    float score[stages][rows][stride];
+    Target row[2][rows];
+    int32_t sequence[2];
+    int32_t tiles[2];      /* of the batch; 0: no more batches */
+    int32_t first[stages]; /* the tile's first local token; negative: no more tiles */
+    int32_t batch[stages]; /* of the tile: 0 or 1 */
+    uint64_t full[stages];
+    uint64_t empty[stages];
+    uint64_t done[stages]; /* all rows have their scores */
+    uint64_t batch_full[2];
+    uint64_t batch_empty[2];
+};
+
+template <int HEADS, typename Target> constexpr int hisa_rows_bytes() {
+    return static_cast<int>(sizeof(hisa_rows_t<HEADS, Target>)) + 1024;
+}
+
+template <int HEADS, typename Target> __device__ __forceinline__ hisa_rows_t<HEADS, Target> &hisa_rows_begin() {
+    hisa_grid_release();
+    extern __shared__ uint8_t raw[];
+    const uint32_t skip = (1024 - hisa_shared_address(raw) % 1024) % 1024;
+    auto &shared = *reinterpret_cast<hisa_rows_t<HEADS, Target> *>(raw + skip);
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < shared.stages; ++s) {
+            hisa_barrier_init(&shared.full[s], 1);
+            hisa_barrier_init(&shared.empty[s], 1);
+            hisa_barrier_init(&shared.done[s], 4 * HISA_ROWS_GROUPS);
+        }
+        for (int b = 0; b < 2; ++b) {
+            hisa_barrier_init(&shared.batch_full[b], 1);
+            hisa_barrier_init(&shared.batch_empty[b], 4 * HISA_ROWS_GROUPS);
+        }
+        hisa_barrier_init_fence();
+    }
+    __syncthreads();
+    hisa_grid_wait();
+    return shared;
+}
+
+/* ------------------------------------------------------------------------------------------ the warpgroups */
+
+/* 64 keys by 128 columns, as a group of its own; operands' descriptions as hisa_product has them, both from shared
+ * memory. */
+__device__ __forceinline__ void hisa_rows_product(float (&d)[64], uint32_t a, uint32_t b) {
+#define HISA_ROWS_SUMS                                                                                                 \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                          \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                 \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                 \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
+    asm volatile("{\n"
+                 ".reg .pred none;\n"
+                 ".reg .b32 low;\n"
+                 ".reg .b64 a0, a1, a2, a3, b0, b1, b2, b3;\n"
+                 "setp.ne.b32 none, 0, 0;\n"
+                 "mov.b64 a0, {%64, 0x40000040};\n"
+                 "add.u32 low, %64, 2;\n"
+                 "mov.b64 a1, {low, 0x40000040};\n"
+                 "add.u32 low, %64, 4;\n"
+                 "mov.b64 a2, {low, 0x40000040};\n"
+                 "add.u32 low, %64, 6;\n"
+                 "mov.b64 a3, {low, 0x40000040};\n"
+                 "mov.b64 b0, {%65, 0x40000040};\n"
+                 "add.u32 low, %65, 2;\n"
+                 "mov.b64 b1, {low, 0x40000040};\n"
+                 "add.u32 low, %65, 4;\n"
+                 "mov.b64 b2, {low, 0x40000040};\n"
+                 "add.u32 low, %65, 6;\n"
+                 "mov.b64 b3, {low, 0x40000040};\n"
+                 "wgmma.fence.sync.aligned;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 " HISA_ROWS_SUMS ", a0, b0, none, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 " HISA_ROWS_SUMS ", a1, b1, 1, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 " HISA_ROWS_SUMS ", a2, b2, 1, 1, 1;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 " HISA_ROWS_SUMS ", a3, b3, 1, 1, 1;\n"
+                 "wgmma.commit_group.sync.aligned;\n"
+                 "}"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+                   "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]),
+                   "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
+                   "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]),
+                   "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]),
+                   "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]),
+                   "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]),
+                   "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
+                 : "r"(a), "r"(b)
+                 : "memory");
+#undef HISA_ROWS_SUMS
+}
+
+/* Where a thread's scores go and its keys' scales come from, as addresses in shared memory of stage 0. */
+struct hisa_rows_place_t {
+    uint32_t score;
+    uint32_t scale;
+};
+
+/* A stage's 128 keys. Of every four lanes 0 and 1 get the scores of a pair's first query, 2 and 3 of its second, the
+ * even ones of the key in row lane / 4 of the warp's 16, the odd ones of row lane / 4 + 8. */
+template <int HEADS, typename Target>
+__device__ __forceinline__ void hisa_score_stage(const hisa_rows_t<HEADS, Target> &shared, float (&dot)[64],
+                                                 const float4 (&w)[128 / HEADS][HEADS / 16], uint32_t stage,
+                                                 uint32_t keys, uint32_t b, const hisa_rows_place_t &at) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        hisa_rows_product(dot, keys + (2 * stage + half) * (64 * HISA_HOPPER_DIM / 16), b);
+        float scale;
+        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(scale) : "r"(at.scale + (2 * stage + half) * 256));
+        hisa_product_wait<0>();
+        hisa_pin(dot);
+#pragma unroll
+        for (int i = 0; i < shared.queries; i += 2) {
+            const float first = hisa_head_sum<HEADS>(dot + i * HEADS / 2, w[i]);
+            const float second = hisa_head_sum<HEADS>(dot + (i + 1) * HEADS / 2, w[i + 1]);
+            const float score = scale * hisa_quad_sum(first, second);
+            asm volatile("st.shared.f32 [%0], %1;" ::"r"(at.score +
+                                                         stage * static_cast<uint32_t>(sizeof shared.score[0]) +
+                                                         i * shared.stride * 4 + half * 256),
+                         "f"(score)
+                         : "memory");
+        }
+    }
+}
+
+/* The warpgroups' part of the kernel: all batches. Scores go to score[stage][row of the batch][key of the tile]; those
+ * of rows that the batch has not are anything. */
+template <int HEADS, typename Target>
+__device__ __forceinline__ void hisa_score_rows(hisa_rows_t<HEADS, Target> &shared) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int group = static_cast<int>(threadIdx.x / 128);
+    const int key = static_cast<int>(threadIdx.x % 128 / 32) * 16 + lane / 4 + lane % 2 * 8;
+    const hisa_rows_place_t at = {
+        hisa_shared_address(&shared.score[0][group * shared.queries + lane / 2 % 2][key]),
+        hisa_shared_address(&shared.scale[0][key]),
+    };
+    const uint32_t keys = hisa_operand(hisa_shared_address(shared.key[0]));
+    hisa_ring_t ring = {0, 0};
+    for (uint32_t batch = 0;; ++batch) {
+        const uint32_t which = batch % 2;
+        hisa_barrier_wait(&shared.batch_full[which], batch / 2 % 2);
+        int tiles = shared.tiles[which];
+        if (tiles == 0) {
+            return;
+        }
+        float4 w[shared.queries][HEADS / 16];
+#pragma unroll
+        for (int i = 0; i < shared.queries; ++i) {
+#pragma unroll
+            for (int a = 0; a < HEADS / 16; ++a) {
+                w[i][a] =
+                    *reinterpret_cast<const float4 *>(shared.weights[which][group] + i * HEADS + lane % 4 * 4 + a * 16);
+            }
+        }
+        const uint32_t b = hisa_operand(hisa_shared_address(shared.q[which][group]));
+        float dot[64];
+        hisa_pin(dot);
+#pragma unroll 1
+        for (; tiles > 0; --tiles) {
+            hisa_barrier_wait(&shared.full[ring.stage], ring.parity);
+            hisa_score_stage(shared, dot, w, ring.stage, keys, b, at);
+            __syncwarp();
+            if (lane == 0) {
+                hisa_barrier_arrive(&shared.done[ring.stage]);
+            }
+            hisa_ring_next<shared.stages>(ring);
+        }
+        __syncwarp();
+        if (lane == 0) {
+            hisa_barrier_arrive(&shared.batch_empty[which]);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------------------------------ the feeding warp */
+
+struct hisa_rows_feeder_t {
+    hisa_ring_t ring;
+    uint32_t batch;
+    int32_t fed; /* tiles of the last batch */
+};
+__device__ __forceinline__ hisa_rows_feeder_t hisa_rows_feeder_make() { return {{0, 1}, 0, 0}; }
+
+/* Which of the two the next batch is, once nobody uses what is there. The whole warp calls it. */
+template <int HEADS, typename Target>
+__device__ __forceinline__ uint32_t hisa_wait_for_batch(hisa_rows_t<HEADS, Target> &shared,
+                                                        hisa_rows_feeder_t &feeder) {
+    const uint32_t which = feeder.batch % 2;
+    hisa_barrier_wait(&shared.batch_empty[which], (feeder.batch / 2 + 1) % 2);
+    if (feeder.fed < shared.stages) {
+        /* The batch between was too short to have taken the place of all stages: drains may still be at the one before
+         * it. */
+        hisa_ring_t ring = feeder.ring;
+        for (int i = 0; i < shared.stages; ++i) {
+            hisa_barrier_wait(&shared.empty[ring.stage], ring.parity);
+            hisa_ring_next<shared.stages>(ring);
+        }
+    }
+    ++feeder.batch;
+    return which;
+}
+
+/* Begins a batch. source: the lane's row's place in q and weights, for the first shared.rows lanes that have one
+ * (`valid`); a row's Target is the caller's to fill in before, for all lanes. The whole warp calls
+ * it. */
+template <int HEADS, typename Target>
+__device__ __forceinline__ void hisa_feed_rows(hisa_rows_t<HEADS, Target> &shared, hisa_rows_feeder_t &feeder,
+                                               uint32_t which, const CUtensorMap *map, const float *weights,
+                                               int32_t source, bool valid, int32_t sequence, int32_t tiles) {
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t count = static_cast<uint32_t>(__popc(__ballot_sync(0xFFFFFFFFu, valid)));
+    feeder.fed = tiles;
+    if (lane == 0) {
+        shared.sequence[which] = sequence;
+        shared.tiles[which] = tiles;
+    }
+    __syncwarp();
+    if (lane == 0) {
+        hisa_barrier_arrive_expect(&shared.batch_full[which], count * HEADS * (HISA_HOPPER_DIM + 4));
+    }
+    __syncwarp();
+    if (valid) {
+        hisa_copy_box_5d(&shared.q[which][0][0] + lane * HEADS * HISA_HOPPER_DIM, map, source * (HEADS / 16),
+                         &shared.batch_full[which]);
+        hisa_copy_bytes(&shared.weights[which][0][0] + lane * HEADS, weights + int64_t(source) * HEADS, HEADS * 4,
+                        &shared.batch_full[which]);
+    }
+}
+
+/* The batch's next tile: 128 rows of `map` from `row` on, and their scales, which may end sooner. One lane. */
+template <int HEADS, typename Target>
+__device__ __forceinline__ void hisa_feed_tile(hisa_rows_t<HEADS, Target> &shared, hisa_ring_t &ring, uint32_t which,
+                                               const CUtensorMap *map, int32_t row, const float *scales,
+                                               int32_t first) {
+    const uint32_t s = ring.stage;
+    hisa_barrier_wait(&shared.empty[s], ring.parity);
+    shared.first[s] = first;
+    shared.batch[s] = static_cast<int32_t>(which);
+    hisa_barrier_arrive_expect(&shared.full[s], HISA_ROWS_TILE * (HISA_HOPPER_DIM + 4));
+    hisa_copy_box(shared.key[s], map, row, &shared.full[s]);
+    hisa_copy_bytes(shared.scale[s], scales, HISA_ROWS_TILE * 4, &shared.full[s]);
+    hisa_ring_next<shared.stages>(ring);
+}
+
+/* No more batches, and no more tiles for the drains. */
+template <int HEADS, typename Target>
+__device__ __forceinline__ void hisa_feed_rows_end(hisa_rows_t<HEADS, Target> &shared, hisa_rows_feeder_t &feeder) {
+    const uint32_t which = hisa_wait_for_batch(shared, feeder);
+    if (threadIdx.x % 32 == 0) {
+        shared.tiles[which] = 0;
+        hisa_barrier_arrive(&shared.batch_full[which]);
+        for (int i = 0; i < HISA_ROWS_DRAINS; ++i) {
+            const uint32_t s = feeder.ring.stage;
+            hisa_barrier_wait(&shared.empty[s], feeder.ring.parity);
+            shared.first[s] = -1;
+            hisa_barrier_arrive(&shared.full[s]);
+            hisa_ring_next<shared.stages>(feeder.ring);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------------------------------ the drains */
+
+/* Drain `which` takes every HISA_ROWS_DRAINS-th tile: take(stage), by the whole warp. */
+template <int HEADS, typename Target, typename Take>
+__device__ __forceinline__ void hisa_drain_rows(hisa_rows_t<HEADS, Target> &shared, uint32_t which, const Take &take) {
+    hisa_ring_t ring = {which, 0};
+    for (;;) {
+        hisa_barrier_wait(&shared.full[ring.stage], ring.parity);
+        if (shared.first[ring.stage] < 0) {
+            return;
+        }
+        hisa_barrier_wait(&shared.done[ring.stage], ring.parity);
+        take(ring.stage);
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) {
+            hisa_barrier_arrive(&shared.empty[ring.stage]);
+        }
+        ring.stage += HISA_ROWS_DRAINS;
+        if (ring.stage >= shared.stages) {
+            ring.stage -= shared.stages;
+            ring.parity ^= 1;
+        }
+    }
+}
+
+#endif
