@@ -9,6 +9,9 @@
  * and 128 the best by 1 to 5%, as batches are dealt out one by one. */
 #define HISA_BATCH_ROWS 32
 
+/* Entries of the kept lists that a thread block sorts at a time. */
+#define HISA_PAIR_GROUP 1024
+
 typedef struct hisa_pair {
     int32_t source; /* the row's place in q and weights */
     int32_t place;  /* where its scores go, in blocks */
@@ -20,16 +23,37 @@ typedef struct hisa_batch {
     int32_t count;
 } hisa_batch_t;
 
+/* An entry of the kept lists that this rank scores. Loaded and stored as 16 bytes. */
+typedef struct hisa_pair_note {
+    int32_t slot;
+    int32_t turn; /* which of the slot's pairs this is */
+    int32_t source;
+    int32_t place;
+} hisa_pair_note_t;
+
+/* A slot's pairs. */
+typedef struct hisa_pair_run {
+    int32_t count;
+    int32_t begin; /* first pair */
+    int32_t batch; /* its first batch */
+} hisa_pair_run_t;
+
+/* Counters of the launch, all zero before it. */
+typedef struct hisa_pair_sums {
+    int32_t pairs;   /* that have a place */
+    int32_t batches; /* likewise */
+    int32_t ticket;  /* batches taken */
+    int32_t unused;
+} hisa_pair_sums_t;
+
 /* Scratch of hisa_cuda_launch_hopper_pairs. */
 typedef struct hisa_pairs {
-    int32_t *batches;    /* how many */
-    int32_t *cursor;     /* pairs dealt out; directly after `batches` */
-    int32_t *ticket;     /* batches taken; directly after `cursor` */
-    int32_t *count;      /* [slots]: rows that kept the block; directly after `ticket` */
-    int32_t *begin;      /* [slots]: its first pair */
-    int32_t *turn;       /* [rows][width]: which of the block's rows this is */
-    hisa_pair_t *pair;   /* [rows * width] */
-    hisa_batch_t *batch; /* [rows * width] at the most */
+    hisa_pair_sums_t *sums;
+    hisa_pair_run_t *run;   /* [slots] */
+    hisa_pair_note_t *note; /* [rows * width], by group */
+    int32_t *held;          /* [groups]: notes of each */
+    hisa_pair_t *pair;      /* [rows * width] */
+    hisa_batch_t *batch;    /* [rows * width] at the most */
 } hisa_pairs_t;
 
 #endif
