@@ -126,6 +126,9 @@ hisa_status_t hisa_cuda_hopper_score_tokens(hisa_device_t *device, const hisa_sh
     hisa_status_t status = make_maps(device, shard, tile, &maps);
     if (status == HISA_OK && many) {
         lay_pairs(tile->rows, width, shard->slots, tile->scratch, &pairs);
+        /* A block of more than 128 tokens is taken by as many thread blocks as it has panels. */
+        pairs.takers = (int32_t)hisa_max(1, hisa_cuda_of(device)->multiprocessors * HISA_TOKENS_RESIDENT *
+                                                INT64_C(128) / shard->block_size);
         HISA_CUDA_RUN(status, device, "pairing rows and blocks",
                       hisa_cuda_launch_hopper_pairs(shard, tile, width, kept, work, &pairs, stream));
     }

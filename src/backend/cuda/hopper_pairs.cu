@@ -122,6 +122,7 @@ static __global__ void __launch_bounds__(THREADS)
     }
     if (threadIdx.x == 0) {
         pairs.held[blockIdx.x] = n;
+        atomicAdd(&pairs.sums->total, n);
     }
     __syncthreads();
 #pragma unroll
@@ -132,6 +133,16 @@ static __global__ void __launch_bounds__(THREADS)
             store_16(&pairs.note[first + at], note[i]);
         }
     }
+}
+
+/* Rows of a full batch: a power of 2. */
+static __device__ __forceinline__ int32_t batch_rows(const hisa_pairs_t &pairs) {
+    const int32_t each = pairs.sums->total / (pairs.takers * HISA_BATCHES_EACH);
+    int32_t rows = HISA_BATCH_ROWS;
+    while (rows > HISA_BATCH_ROWS_LEAST && rows > each) {
+        rows /= 2;
+    }
+    return rows;
 }
 
 static __device__ __forceinline__ int32_t scan_lanes(int32_t sum) {
@@ -160,30 +171,37 @@ static __global__ void cut_batches(int64_t slots, hisa_pairs_t pairs) {
     const int64_t slot = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
     const int32_t count = slot < slots ? pairs.run[slot].count : 0;
     if (__any_sync(0xFFFFFFFFu, count != 0)) {
-        const int32_t begin = deal(&pairs.sums->pairs, count);
-        const int32_t batch = deal(&pairs.sums->batches, (count + HISA_BATCH_ROWS - 1) / HISA_BATCH_ROWS);
+        const int32_t rows = batch_rows(pairs);
+        hisa_pair_run_t run;
+        run.count = count;
+        run.begin = deal(&pairs.sums->cursor, count);
+        run.full = deal(&pairs.sums->full, count / rows);
+        run.rest = deal(&pairs.sums->rest, count % rows != 0 ? 1 : 0);
         if (slot < slots) {
-            pairs.run[slot] = {count, begin, batch};
+            store_16(&pairs.run[slot], run);
         }
     }
 }
 
+/* Large batches come first, so that small ones are left for when thread blocks run out of them. */
 static __global__ void __launch_bounds__(THREADS) put_pairs(hisa_pairs_t pairs) {
     hisa_grid_release();
     hisa_grid_wait();
     const int32_t n = pairs.held[blockIdx.x];
+    const int32_t rows = batch_rows(pairs);
+    const int32_t all_full = pairs.sums->full;
 #pragma unroll
     for (int i = 0; i < EACH; ++i) {
         const int32_t at = static_cast<int32_t>(i * THREADS + threadIdx.x);
         if (at < n) {
             const hisa_pair_note_t note = load_16(&pairs.note[int64_t(blockIdx.x) * HISA_PAIR_GROUP + at]);
-            const hisa_pair_run_t run = pairs.run[note.slot];
+            const hisa_pair_run_t run = load_16(&pairs.run[note.slot]);
             const int32_t pair = run.begin + note.turn;
             pairs.pair[pair] = {note.source, note.place};
-            if (note.turn % HISA_BATCH_ROWS == 0) {
+            if (note.turn % rows == 0) {
                 const int32_t left = run.count - note.turn;
-                pairs.batch[run.batch + note.turn / HISA_BATCH_ROWS] = {
-                    note.slot, pair, left < HISA_BATCH_ROWS ? left : HISA_BATCH_ROWS};
+                const int32_t batch = left >= rows ? run.full + note.turn / rows : all_full + run.rest;
+                pairs.batch[batch] = {note.slot, pair, left < rows ? left : rows};
             }
         }
     }

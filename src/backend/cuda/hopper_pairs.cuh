@@ -5,9 +5,16 @@
 
 #include <stdint.h>
 
-/* Rows a batch, a lane of the feeding warp each: a block's 16 KB of keys are loaded once for 32 rows of 8 KB. Of 32, 64
- * and 128 the best by 1 to 5%, as batches are dealt out one by one. */
+/* Thread blocks of hopper_tokens.cu that share a multiprocessor. */
+#define HISA_TOKENS_RESIDENT 3
+
+/* Rows a batch at the most, a lane of the feeding warp each: a block's 16 KB of keys are loaded once for 32 rows of
+ * 8 KB. Of 32, 64 and 128 the best by 1 to 5% of one rank's 4096 rows. With fewer pairs a batch has fewer rows, down to
+ * HISA_BATCH_ROWS_LEAST (18% more to load): 32 rows take a thread block some 27 us, and the last batches of a
+ * call leave others idle for half of that. HISA_BATCHES_EACH: batches for each thread block that smaller ones buy. */
 #define HISA_BATCH_ROWS 32
+#define HISA_BATCH_ROWS_LEAST 8
+#define HISA_BATCHES_EACH 8
 
 /* Entries of the kept lists that a thread block sorts at a time. */
 #define HISA_PAIR_GROUP 1024
@@ -31,23 +38,27 @@ typedef struct hisa_pair_note {
     int32_t place;
 } hisa_pair_note_t;
 
-/* A slot's pairs. */
+/* A slot's pairs. Loaded and stored as 16 bytes. */
 typedef struct hisa_pair_run {
     int32_t count;
     int32_t begin; /* first pair */
-    int32_t batch; /* its first batch */
+    int32_t full;  /* the first of its batches that have all their rows */
+    int32_t rest;  /* the one that has not, if any: counted behind all full ones */
 } hisa_pair_run_t;
 
 /* Counters of the launch, all zero before it. */
 typedef struct hisa_pair_sums {
-    int32_t pairs;   /* that have a place */
-    int32_t batches; /* likewise */
-    int32_t ticket;  /* batches taken */
-    int32_t unused;
+    int32_t total;  /* pairs */
+    int32_t cursor; /* pairs that have a place */
+    int32_t full;   /* batches with all their rows, which come first */
+    int32_t rest;   /* other batches */
+    int32_t ticket; /* batches taken */
+    int32_t unused[3];
 } hisa_pair_sums_t;
 
 /* Scratch of hisa_cuda_launch_hopper_pairs. */
 typedef struct hisa_pairs {
+    int32_t takers; /* thread blocks that share the batches */
     hisa_pair_sums_t *sums;
     hisa_pair_run_t *run;   /* [slots] */
     hisa_pair_note_t *note; /* [rows * width], by group */
