@@ -32,23 +32,24 @@ static hisa_status_t make_maps(hisa_device_t *device, const hisa_shard_t *shard,
     return status;
 }
 
-/* Lays the pairs out in scratch (NULL: none), and returns their bytes. */
+/* Lays the pairs out in scratch (NULL: none), and returns their bytes. What is loaded by 16 bytes comes first. */
 static int64_t lay_pairs(int64_t rows, int32_t width, int64_t slots, void *scratch, hisa_pairs_t *pairs) {
     const int64_t entries = rows * width;
-    int32_t *words = scratch;
-    const int64_t pair = 2 * hisa_ceil_div(3 + 2 * slots + entries, 2);
-    const int64_t batch = pair + 2 * entries;
-    if (words != NULL) {
-        *pairs = (hisa_pairs_t){.batches = words,
-                                .cursor = words + 1,
-                                .ticket = words + 2,
-                                .count = words + 3,
-                                .begin = words + 3 + slots,
-                                .turn = words + 3 + 2 * slots,
-                                .pair = (hisa_pair_t *)(void *)(words + pair),
-                                .batch = (hisa_batch_t *)(void *)(words + batch)};
+    const int64_t note = (int64_t)sizeof(hisa_pair_sums_t);
+    const int64_t run = note + entries * (int64_t)sizeof(hisa_pair_note_t);
+    const int64_t pair = run + slots * (int64_t)sizeof(hisa_pair_run_t);
+    const int64_t batch = pair + entries * (int64_t)sizeof(hisa_pair_t);
+    const int64_t held = batch + entries * (int64_t)sizeof(hisa_batch_t);
+    uint8_t *bytes = scratch;
+    if (bytes != NULL) {
+        *pairs = (hisa_pairs_t){.sums = scratch,
+                                .note = (hisa_pair_note_t *)(void *)(bytes + note),
+                                .run = (hisa_pair_run_t *)(void *)(bytes + run),
+                                .held = (int32_t *)(void *)(bytes + held),
+                                .pair = (hisa_pair_t *)(void *)(bytes + pair),
+                                .batch = (hisa_batch_t *)(void *)(bytes + batch)};
     }
-    return (batch + 3 * entries) * (int64_t)sizeof *words;
+    return held + hisa_ceil_div(entries, HISA_PAIR_GROUP) * (int64_t)sizeof(int32_t);
 }
 
 int64_t hisa_cuda_hopper_scratch(const hisa_cuda_t *cuda, int64_t rows, int32_t width, int64_t blocks) {
@@ -131,6 +132,9 @@ hisa_status_t hisa_cuda_hopper_score_tokens(hisa_device_t *device, const hisa_sh
     hisa_status_t status = make_maps(device, shard, tile, &maps);
     if (status == HISA_OK && many) {
         lay_pairs(tile->rows, width, shard->slots, tile->scratch, &pairs);
+        /* A block of more than 128 tokens is taken by as many thread blocks as it has panels. */
+        pairs.takers = (int32_t)hisa_max(1, hisa_cuda_of(device)->multiprocessors * HISA_TOKENS_RESIDENT *
+                                                INT64_C(128) / shard->block_size);
         HISA_CUDA_RUN(status, device, "pairing rows and blocks",
                       hisa_cuda_launch_hopper_pairs(shard, tile, width, kept, work, &pairs, stream));
     }

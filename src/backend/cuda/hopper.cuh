@@ -27,7 +27,8 @@ template <int HEADS, int GROUPS, int STAGES, typename Place> struct hisa_hopper_
     float scale[panel];
     Place place[STAGES];
     int32_t queries; /* of the batch; negative: no more */
-    int32_t fresh;   /* the batch has keys of its own */
+    int16_t fresh;   /* the batch has keys of its own */
+    int16_t groups;  /* warpgroups that have keys of use: the others let the queries pass by */
     uint64_t full[STAGES];
     uint64_t empty[STAGES];
     uint64_t done[STAGES]; /* with drains: all keys of the panel are scored */
@@ -95,11 +96,11 @@ struct hisa_feeder_t {
 __device__ __forceinline__ hisa_feeder_t hisa_feeder_make() { return {{0, 1}, 1}; }
 
 /* Begins a batch of `queries`. keys: rows of `map` from `row` on (fresh), or those of the last batch. Scales of the
- * first `valid` keys at `scales`, others are 0. The whole warp calls it. */
+ * first `valid` keys at `scales`, others are 0. groups: how many warpgroups score. The whole warp calls it. */
 template <int HEADS, int GROUPS, int STAGES, typename Place>
 __device__ __forceinline__ void hisa_feed_batch(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared,
                                                 hisa_feeder_t &feeder, int queries, bool fresh, const CUtensorMap *map,
-                                                int32_t row, const float *scales, int64_t valid) {
+                                                int32_t row, const float *scales, int64_t valid, int groups = GROUPS) {
     const int lane = static_cast<int>(threadIdx.x % 32);
     float scale[shared.panel / 32];
     if (fresh) {
@@ -120,6 +121,7 @@ __device__ __forceinline__ void hisa_feed_batch(hisa_hopper_t<HEADS, GROUPS, STA
     if (lane == 0) {
         shared.queries = queries;
         shared.fresh = fresh ? 1 : 0;
+        shared.groups = static_cast<int16_t>(groups);
         if (fresh) {
             hisa_barrier_arrive_expect(&shared.batch_full, shared.panel * HISA_HOPPER_DIM);
             for (int i = 0; i < shared.panel; i += 128) {
@@ -286,6 +288,7 @@ __device__ __forceinline__ void hisa_score_batches(hisa_hopper_t<HEADS, GROUPS, 
         if (queries < 0) {
             return;
         }
+        const bool idle = GROUPS > 1 && static_cast<int>(threadIdx.x / 128) >= shared.groups;
         if (shared.fresh != 0) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
@@ -297,6 +300,15 @@ __device__ __forceinline__ void hisa_score_batches(hisa_hopper_t<HEADS, GROUPS, 
         __syncwarp();
         if (lane == 0) {
             hisa_barrier_arrive(&shared.batch_empty);
+        }
+        if (idle) {
+#pragma unroll 1
+            for (int i = 0; i < queries; ++i) {
+                hisa_barrier_wait(&shared.full[ring.stage], ring.parity);
+                hisa_release_stage(shared, ring);
+                hisa_ring_next<STAGES>(ring);
+            }
+            continue;
         }
         for (int i = 0; i < queries;) {
             if (queries - i >= TOGETHER) {

@@ -6,7 +6,7 @@
 #include "backend/cuda/sight.cuh"
 
 /* One warpgroup a thread block, three of which share a multiprocessor: a panel is 128 keys, the usual block. */
-enum { PANEL = 128, STAGES = 6, RESIDENT = 3 };
+enum { PANEL = 128, STAGES = 6, RESIDENT = HISA_TOKENS_RESIDENT };
 
 struct token_source_t {
     hisa_shard_t shard;
@@ -37,14 +37,14 @@ static __device__ void feed_shared(hisa_hopper_t<HEADS, 1, STAGES, target_t> &sh
                                    const token_source_t &from, const CUtensorMap *q_map, const CUtensorMap *key_map) {
     const int64_t size = from.shard.block_size;
     const int64_t panels = size / PANEL;
-    const int64_t batches = *from.pairs.batches * panels;
+    const int64_t batches = (from.pairs.sums->full + from.pairs.sums->rest) * panels;
     const int lane = static_cast<int>(threadIdx.x % 32);
     /* Batches are taken as they come (7% faster than in turn); the next ticket is drawn before this one is fed. */
     int64_t b = blockIdx.x;
     while (b < batches) {
         int32_t ticket = 0;
         if (lane == 0) {
-            ticket = atomicAdd(from.pairs.ticket, 1);
+            ticket = atomicAdd(&from.pairs.sums->ticket, 1);
         }
         const hisa_batch_t batch = from.pairs.batch[b / panels];
         const int64_t inside = b % panels * PANEL;

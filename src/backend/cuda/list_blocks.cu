@@ -4,27 +4,35 @@
 #include "backend/cuda/pick.cuh"
 
 /* The row's best `width` blocks: all above the width-th key, and of those equal to it the lowest. Up to Radix::capacity
- * local blocks. */
+ * local blocks. They are listed by local place first: the block there costs divisions, which each of a thread's keys
+ * would have code and registers for, though few are taken. */
 template <typename Radix>
 static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     list_blocks(hisa_shard_t shard, hisa_keep_t keep, const hisa_row_t *rows, int32_t width, const uint32_t *keys,
                 uint64_t *lists) {
     __shared__ typename Radix::shared_t shared;
+    hisa_grid_release();
+    Radix::clear(shared);
+    hisa_grid_wait();
     const hisa_row_t row = rows[blockIdx.x];
     const hisa_block_sight_t sight = hisa_block_sight(shard, keep, row);
     const int32_t stride = static_cast<int32_t>(shard.local_blocks);
     uint64_t *list = lists + int64_t(blockIdx.x) * width;
-    Radix::clear(shared);
     uint32_t key[Radix::keys];
     const uint32_t n = hisa_load_block_keys<Radix>(sight, keys + int64_t(blockIdx.x) * stride, stride, key);
     const hisa_cut_t cut = Radix::cut(shared, key, n, static_cast<uint32_t>(width));
-    const hisa_layout_t layout = hisa_row_layout(shard, row);
     Radix::each_taken(key, cut, Radix::place(shared, key, cut), [&](uint32_t place, int i, uint32_t own) {
-        list[place] =
-            hisa_rank_make(hisa_radix_to_key(own), static_cast<int32_t>(hisa_layout_global(&layout, shard.rank, i)));
+        list[place] = hisa_rank_make(hisa_radix_to_key(own), i);
     });
-    for (int32_t j = static_cast<int32_t>(cut.taken + threadIdx.x); j < width; j += Radix::threads) {
-        list[j] = HISA_RANK_NONE;
+    __syncthreads();
+    const hisa_layout_t layout = hisa_row_layout(shard, row);
+    for (int32_t j = static_cast<int32_t>(threadIdx.x); j < width; j += Radix::threads) {
+        uint64_t rank = HISA_RANK_NONE;
+        if (j < static_cast<int32_t>(cut.taken)) {
+            const int64_t block = hisa_layout_global(&layout, shard.rank, hisa_rank_position(list[j]));
+            rank = hisa_rank_make(hisa_rank_key(list[j]), static_cast<int32_t>(block));
+        }
+        list[j] = rank;
     }
 }
 
@@ -33,6 +41,8 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     list_blocks_any(hisa_shard_t shard, hisa_keep_t keep, const hisa_row_t *rows, int32_t width, const uint32_t *keys,
                     uint64_t *lists) {
     __shared__ hisa_pick_t shared;
+    hisa_grid_release();
+    hisa_grid_wait();
     const hisa_row_t row = rows[blockIdx.x];
     const hisa_layout_t layout = hisa_row_layout(shard, row);
     const hisa_block_sight_t sight = hisa_block_sight(shard, keep, row);
@@ -62,12 +72,12 @@ extern "C" int hisa_cuda_launch_list_blocks(const hisa_shard_t *shard, const his
                                             int32_t width, const uint32_t *key, uint64_t *list, void *stream) {
     const dim3 grid = hisa_row_grid(tile->rows, 1);
     if (shard->local_blocks > hisa_radix_32k::capacity) {
-        return hisa_launch(list_blocks_any, grid, HISA_PICK_THREADS, stream, *shard, *keep, tile->row, width, key,
-                           list);
+        return hisa_launch_next(list_blocks_any, grid, HISA_PICK_THREADS, stream, *shard, *keep, tile->row, width, key,
+                                list);
     }
     return hisa_with_radix(shard->local_blocks, tile->rows, [&](auto radix) {
         using Radix = decltype(radix);
-        return hisa_launch(list_blocks<Radix>, grid, Radix::threads, stream, *shard, *keep, tile->row, width, key,
-                           list);
+        return hisa_launch_next(list_blocks<Radix>, grid, Radix::threads, stream, *shard, *keep, tile->row, width, key,
+                                list);
     });
 }

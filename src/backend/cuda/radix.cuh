@@ -58,7 +58,7 @@ template <int THREADS, int VECTORS, int BLOCKS> struct hisa_radix_t {
     static constexpr int capacity = THREADS * keys;
     /* Of a range of 32 bits at most three passes take 11 each. Few keys spread well enough over fewer bins, which cost
      * less to go through. */
-    static constexpr int bits = capacity <= 1024 ? 10 : 11;
+    static constexpr int bits = capacity <= 2048 ? 10 : 11;
     static constexpr int bins = 1 << bits;
     static constexpr int own_bins = bins / THREADS;
     static_assert(THREADS % 32 == 0 && warps <= 32 && own_bins >= 1 && capacity <= 32768, "see the packing below");
@@ -300,6 +300,7 @@ template <int THREADS, int VECTORS, int BLOCKS> struct hisa_radix_t {
  * repeats; with fewer rows than multiprocessors a row has 1024 threads. */
 using hisa_radix_1k = hisa_radix_t<128, 2, 12>;
 using hisa_radix_1k_wide = hisa_radix_t<256, 1, 1>;
+using hisa_radix_2k = hisa_radix_t<128, 4, 10>;
 using hisa_radix_4k = hisa_radix_t<256, 4, 5>;
 using hisa_radix_4k_wide = hisa_radix_t<1024, 1, 1>;
 using hisa_radix_8k = hisa_radix_t<256, 8, 4>;
@@ -315,6 +316,9 @@ template <typename Use> static inline cudaError_t hisa_with_radix(int64_t n, int
     const bool wide = hisa_radix_wide(rows);
     if (n <= hisa_radix_1k::capacity) {
         return wide ? use(hisa_radix_1k_wide()) : use(hisa_radix_1k());
+    }
+    if (n <= hisa_radix_2k::capacity && !wide) {
+        return use(hisa_radix_2k());
     }
     if (n <= hisa_radix_4k::capacity) {
         return wide ? use(hisa_radix_4k_wide()) : use(hisa_radix_4k());
