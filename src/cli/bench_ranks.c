@@ -52,6 +52,7 @@ typedef struct ranked {
     double *repeats;     /* [steps + 2][repeats]; owned */
     hisa_stats_t *stats; /* [modes], summed over the repeats; owned */
     int64_t *received;   /* [modes][2]: bytes of one call, by owner merge and one-shot; owned */
+    int64_t *pairs;      /* [modes]: (row, kept block) pairs that this rank scores in a tile, 0: not known; owned */
 } ranked_t;
 
 enum { SCORING = HISA_STEP_COUNT, ALL, SERIES };
@@ -113,6 +114,18 @@ static hisa_status_t call(ranked_t *ranked, uint32_t flags) {
     return status == HISA_OK ? hisa_index_synchronize(ranked->index, stream_of(ranked->group)) : status;
 }
 
+/* Of the call before, by owner merge in mode hisa: (row, kept block) pairs of the first lane's last tile that this rank
+ * scores. The sizes of its exchange say so: what is sent, and what stays here. */
+static int64_t count_pairs(const ranked_t *ranked) {
+    const int ranks = ranked->group->ranks;
+    const int64_t *sizes = ranked->index->sizes;
+    int64_t pairs = sizes[ranks + ranked->session.rank];
+    for (int p = 0; p < ranks; p++) {
+        pairs += sizes[p];
+    }
+    return pairs;
+}
+
 /* Bytes that this rank receives in one call by an exchange, and that it selects the same. */
 static hisa_status_t try_exchange(ranked_t *ranked, int mode, hisa_exchange_t exchange) {
     hisa_stats_t stats = {.struct_size = sizeof stats};
@@ -127,6 +140,10 @@ static hisa_status_t try_exchange(ranked_t *ranked, int mode, hisa_exchange_t ex
     }
     if (status == HISA_OK) {
         status = check_results(ranked, mode, true);
+    }
+    if (status == HISA_OK && ranked->group->ranks > 1 && exchange == HISA_EXCHANGE_OWNER &&
+        ranked->selector.options.mode == HISA_MODE_HISA) {
+        ranked->pairs[mode] = count_pairs(ranked);
     }
     for (int s = 0; s < HISA_STEP_COUNT && status == HISA_OK; s++) {
         ranked->received[2 * mode + (exchange == HISA_EXCHANGE_ONESHOT)] += stats.steps[s].bytes_received;
@@ -231,7 +248,8 @@ static hisa_status_t prepare_rank(ranked_t *ranked) {
     ranked->repeats = calloc((size_t)group->plan->repeats * SERIES, sizeof *ranked->repeats);
     ranked->stats = calloc(modes, sizeof *ranked->stats);
     ranked->received = calloc(modes * 2, sizeof *ranked->received);
-    if (ranked->repeats == NULL || ranked->stats == NULL || ranked->received == NULL) {
+    ranked->pairs = calloc(modes, sizeof *ranked->pairs);
+    if (ranked->repeats == NULL || ranked->stats == NULL || ranked->received == NULL || ranked->pairs == NULL) {
         return hisa_fail(HISA_ERR_NO_MEMORY, "out of memory for the measurements");
     }
     return cli_deal_create(&ranked->session, options, input->rows.count, &ranked->deal);
@@ -308,6 +326,7 @@ static void free_rank(ranked_t *ranked) {
     free(ranked->repeats);
     free(ranked->stats);
     free(ranked->received);
+    free(ranked->pairs);
 }
 
 /* Memory is freed when all ranks are done: others may be copying from it when a rank gives up. */
@@ -337,7 +356,11 @@ static void *run_rank(void *argument) {
 
 static bench_ranks_time_t over_ranks(double *seconds, int ranks) {
     const double median = median_of(seconds, ranks);
-    return (bench_ranks_time_t){.slowest = seconds[ranks - 1], .median = median};
+    double sum = 0;
+    for (int r = 0; r < ranks; r++) {
+        sum += seconds[r];
+    }
+    return (bench_ranks_time_t){.slowest = seconds[ranks - 1], .median = median, .mean = sum / ranks};
 }
 
 static void add_rank(const group_t *group, const ranked_t *ranked, int mode, bench_ranks_result_t *result) {
@@ -358,6 +381,17 @@ static void add_rank(const group_t *group, const ranked_t *ranked, int mode, ben
     result->exchange = ranked->stats[mode].exchange;
     result->backend = hisa_index_backend(ranked->index);
     result->index_bytes = hisa_max(result->index_bytes, hisa_index_bytes(ranked->index));
+}
+
+/* The most pairs that a rank has over the mean. */
+static double unevenness(const ranked_t *ranked, int ranks, int mode) {
+    int64_t most = 0;
+    int64_t all = 0;
+    for (int r = 0; r < ranks; r++) {
+        most = hisa_max(most, ranked[r].pairs[mode]);
+        all += ranked[r].pairs[mode];
+    }
+    return all > 0 ? (double)most * ranks / (double)all : 0;
 }
 
 /* Keys by the windows where the backend only has a bound. */
@@ -389,6 +423,7 @@ static void reduce(const group_t *group, const ranked_t *ranked) {
         }
         result->scoring = over_ranks(seconds + (int64_t)SCORING * group->ranks, group->ranks);
         result->all = over_ranks(seconds + (int64_t)ALL * group->ranks, group->ranks);
+        result->uneven = unevenness(ranked, group->ranks, m);
         if (group->gpu != NULL) {
             count_by_windows(group, result);
         }

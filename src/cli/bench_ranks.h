@@ -12,6 +12,7 @@
 typedef struct bench_ranks_time {
     double slowest; /* rank */
     double median;  /* rank */
+    double mean;    /* over ranks: above a P-th of one rank's, it is what does not shrink, however uneven they are */
 } bench_ranks_time_t;
 
 typedef struct bench_ranks_step {
@@ -35,6 +36,7 @@ typedef struct bench_ranks_result {
     bench_ranks_time_t all;     /* steps together */
     double by_owner;            /* bytes received a query and rank in all steps, by owner merge; 0 on one rank */
     double by_oneshot;          /* likewise */
+    double uneven;              /* (row, kept block) pairs of the rank with the most over the mean; 0: not known */
     int64_t index_bytes;        /* of the rank with the most */
 } bench_ranks_result_t;
 

@@ -22,7 +22,8 @@ static void print_head(const bench_setting_t *setting, const bench_ranks_result_
         printf("ranks one after another on %d threads\n", setting->threads);
     }
     printf("ms that the slowest rank (and the median one) computes, exchanges left out; medians of %" PRId64
-           " calls\n\n",
+           " calls;\nwhat the mean of the ranks has over 1/ranks does not shrink, what the slowest has over that is "
+           "uneven\n\n",
            setting->repeats);
 }
 
@@ -30,6 +31,14 @@ static void print_times(const bench_ranks_time_t *times) {
     char text[40];
     snprintf(text, sizeof text, "%.4f (%.4f)", 1e3 * times->slowest, 1e3 * times->median);
     printf(" %20s", text);
+}
+
+static void print_uneven(double uneven) {
+    if (uneven > 0) {
+        printf(" %19.3fx", uneven);
+    } else {
+        printf(" %20s", "-");
+    }
 }
 
 static void print_table(const bench_ranks_result_t *results, int64_t count) {
@@ -62,10 +71,22 @@ static void print_table(const bench_ranks_result_t *results, int64_t count) {
         printf(" %19.3fx",
                bench_ranks_over_ideal(results[i].scoring.slowest, results[0].scoring.slowest, results[i].ranks));
     }
+    printf("\n%-18s", "  mean, likewise");
+    for (int64_t i = 0; i < count; i++) {
+        printf(" %19.3fx",
+               bench_ranks_over_ideal(results[i].scoring.mean, results[0].scoring.slowest, results[i].ranks));
+    }
+    if (count > 1 && results[count - 1].uneven > 0) {
+        printf("\n%-18s", "most kept blocks");
+        for (int64_t i = 0; i < count; i++) {
+            print_uneven(results[i].uneven);
+        }
+    }
     printf("\n\n");
 }
 
-/* The steps that do not shrink, with what one rank spends on them. */
+/* The steps that do not shrink, with what one rank spends on them. A step whose mean over the ranks does shrink is
+ * dealt out unevenly: it costs no more on all ranks together. */
 static void print_rest(const bench_ranks_result_t *results, int64_t count) {
     printf("what does not shrink with the ranks (by more than %.2f/ranks of one rank's time):\n", BENCH_RANKS_SLACK);
     for (int64_t i = 1; i < count; i++) {
@@ -75,8 +96,10 @@ static void print_rest(const bench_ranks_result_t *results, int64_t count) {
             const double seconds = results[i].steps[s].seconds.slowest;
             const double of_one = results[0].steps[s].seconds.slowest;
             if (bench_ranks_stays(seconds, of_one, results[i].ranks)) {
-                printf("%s%s %.4f ms (%.4f on one)", comma, hisa_step_name((hisa_step_t)s), 1e3 * seconds,
-                       1e3 * of_one);
+                const double mean = results[i].steps[s].seconds.mean;
+                printf("%s%s %.4f ms (%.4f on one; mean %.4f%s)", comma, hisa_step_name((hisa_step_t)s), 1e3 * seconds,
+                       1e3 * of_one, 1e3 * mean,
+                       bench_ranks_stays(mean, of_one, results[i].ranks) ? "" : ", so it is only uneven");
                 comma = ", ";
             }
         }
@@ -116,9 +139,11 @@ void bench_ranks_print(const bench_setting_t *setting, const bench_ranks_result_
 static void add_time(cJSON *object, const bench_ranks_time_t *time, const bench_ranks_time_t *of_one, int ranks) {
     cJSON_AddNumberToObject(object, "seconds_slowest", time->slowest);
     cJSON_AddNumberToObject(object, "seconds_median", time->median);
+    cJSON_AddNumberToObject(object, "seconds_mean", time->mean);
     if (of_one->slowest > 0) {
         cJSON_AddNumberToObject(object, "of_one_rank", time->slowest / of_one->slowest);
         cJSON_AddNumberToObject(object, "over_ideal", bench_ranks_over_ideal(time->slowest, of_one->slowest, ranks));
+        cJSON_AddNumberToObject(object, "mean_over_ideal", bench_ranks_over_ideal(time->mean, of_one->slowest, ranks));
     }
 }
 
@@ -161,6 +186,9 @@ cJSON *bench_ranks_json(const bench_setting_t *setting, const bench_ranks_result
     add_steps(root, result, of_one);
     add_time(cJSON_AddObjectToObject(root, "scoring"), &result->scoring, &of_one->scoring, result->ranks);
     add_time(cJSON_AddObjectToObject(root, "all_steps"), &result->all, &of_one->all, result->ranks);
+    if (result->uneven > 0) {
+        cJSON_AddNumberToObject(root, "kept_blocks_of_busiest_rank_over_mean", result->uneven);
+    }
     cJSON *received = cJSON_AddObjectToObject(root, "bytes_received_per_query_and_rank");
     cJSON_AddNumberToObject(received, "owner", result->by_owner);
     cJSON_AddNumberToObject(received, "oneshot", result->by_oneshot);

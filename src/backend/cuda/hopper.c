@@ -133,8 +133,8 @@ hisa_status_t hisa_cuda_hopper_score_tokens(hisa_device_t *device, const hisa_sh
     if (status == HISA_OK && many) {
         lay_pairs(tile->rows, width, shard->slots, tile->scratch, &pairs);
         /* A block of more than 128 tokens is taken by as many thread blocks as it has panels. */
-        pairs.takers = (int32_t)hisa_max(1, hisa_cuda_of(device)->multiprocessors * HISA_TOKENS_RESIDENT *
-                                                INT64_C(128) / shard->block_size);
+        const int64_t resident = INT64_C(1) * HISA_TOKENS_RESIDENT * hisa_cuda_of(device)->multiprocessors;
+        pairs.takers = (int32_t)hisa_max(1, resident * 128 / shard->block_size);
         HISA_CUDA_RUN(status, device, "pairing rows and blocks",
                       hisa_cuda_launch_hopper_pairs(shard, tile, width, kept, work, &pairs, stream));
     }
