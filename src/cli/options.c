@@ -12,7 +12,7 @@
 #include "base/error.h"
 
 const char *const cli_mode_names[] = {"hisa", "flat", "block", NULL};
-const char *const cli_exchange_names[] = {"auto", "owner", "oneshot", NULL};
+const char *const cli_exchange_names[] = {"auto", "owner", "oneshot", "lists", NULL};
 const char *const cli_queries_on_names[] = {"replicated", "sharded", NULL};
 static const char *const comm_names[] = {"auto", "self", "mpi", "nccl", NULL};
 static const char *const backend_names[] = {"auto", "cpu", "cuda", NULL};
@@ -394,8 +394,11 @@ static const struct argp_option select_options[] = {
     {NULL, 0, NULL, 0, "How it is spread over ranks (never changes a result):", 4},
     {"stripe", KEY_STRIPE, "N|contiguous", 0,
      "Consecutive blocks a rank stores before the next rank's turn (default 1), or one contiguous range for each", 4},
-    {"exchange", KEY_EXCHANGE, "auto|owner|oneshot", 0,
-     "How ranks merge: at the row's owner, or all at once everywhere (default auto: by a cost model)", 4},
+    {"exchange", KEY_EXCHANGE, "auto|owner|oneshot|lists", 0,
+     "How ranks merge: at the row's owner, or all at once everywhere (default auto: by a cost model). lists, to "
+     "compare "
+     "with: every rank gathers and merges all ranks' lists of k tokens, as engines do",
+     4},
     {"queries-on", KEY_QUERIES_ON, "replicated|sharded", 0,
      "replicated (default): each rank passes all rows. sharded: each passes rows of its own", 4},
     {"rows-per-rank", KEY_ROWS_PER_RANK, "N,N,...", 0,

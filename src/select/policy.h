@@ -33,7 +33,7 @@ int64_t hisa_policy_switch(const hisa_policy_t *policy, const hisa_select_option
  * last one, which nothing hides. Never fewer for more rows; at least 1 if rows is. */
 int64_t hisa_policy_tile(const hisa_policy_t *policy, const hisa_select_options_t *options, int64_t rows);
 
-/* OWNER or ONESHOT for a call of `rows` rows over all ranks: what options say, or else the cheaper. */
+/* For a call of `rows` rows over all ranks: what options say, or else the cheaper of OWNER and ONESHOT. */
 hisa_exchange_t hisa_policy_choose(const hisa_index_t *index, const hisa_select_options_t *options, int64_t rows);
 
 #endif
