@@ -12,10 +12,11 @@ typedef struct bench_spread {
 } bench_spread_t;
 
 typedef struct bench_step {
-    bench_spread_t seconds; /* of the slowest rank of each repeat */
-    double sent;            /* bytes a query and rank */
-    double received;        /* bytes a query and rank */
-    double keys;            /* keys scored a query, over all ranks */
+    bench_spread_t seconds;  /* of the slowest rank of each repeat */
+    bench_spread_t exchange; /* of those, exchanges and the waiting for peers in them; of the rank with the most */
+    double sent;             /* bytes a query and rank */
+    double received;         /* bytes a query and rank */
+    double keys;             /* keys scored a query, over all ranks */
 } bench_step_t;
 
 /* What only a device has. Seconds are of a call, by events. */
@@ -32,6 +33,21 @@ typedef struct bench_on_device {
     bool keys_exact;   /* keys of the steps are what the windows make of them, and not a bound */
 } bench_on_device_t;
 
+/* The exchanges of a call. Where several tiles are under way they run beside the computing. Calls that time their steps
+ * take one after the other, so they show what was hidden:
+ *
+ *     hidden = (in_order - the call) / exchange, no less than 0 and no more than 1,
+ *
+ * by medians of the slowest rank. Waiting for a peer that still computes counts as exchange, and nothing hides it. */
+typedef struct bench_exchange {
+    int64_t tiles;           /* that the call is cut into */
+    int64_t lanes;           /* of them under way at a time; 1: nothing is hidden */
+    bench_spread_t in_order; /* seconds of all steps, one after the other */
+    bench_spread_t seconds;  /* of all steps' exchanges */
+    double hidden;           /* share of them, 0 to 1 */
+    double predicted;        /* seconds of them by the policy's cost model; one rank: 0 */
+} bench_exchange_t;
+
 /* How much of its selection a row shares with the row before it; means over pairs of rows of one sequence. */
 typedef struct bench_overlap {
     int64_t pairs; /* 0: not measured */
@@ -44,6 +60,7 @@ typedef struct bench_result {
     int64_t rows;
     hisa_mode_t mode;
     hisa_exchange_t exchange; /* the one that ran */
+    bench_exchange_t exchanges;
     hisa_backend_t backend;
     bench_step_t steps[HISA_STEP_COUNT];
     bench_spread_t wall;     /* seconds of a call, of the slowest rank of each repeat; on a device by events */

@@ -118,6 +118,19 @@ static void print_device_table(const bench_setting_t *setting, const bench_resul
     printf("\n");
 }
 
+static void print_exchanges(const bench_setting_t *setting, const bench_result_t *result) {
+    const bench_exchange_t *exchange = &result->exchanges;
+    printf("bytes a query and rank: %.0f received; an all-gather of (score, index) lists would be %.0f\n",
+           bench_sum_of_received(result), bench_allgather_bytes(setting));
+    printf("%" PRId64 " tiles; exchanges %.4f ms (predicted %.4f) of %.4f ms with one step after the other; ",
+           exchange->tiles, 1e3 * exchange->seconds.median, 1e3 * exchange->predicted, 1e3 * exchange->in_order.median);
+    if (exchange->lanes > 1) {
+        printf("%.0f %% of them hidden under computing\n", 100 * exchange->hidden);
+    } else {
+        printf("none hidden, as tiles follow each other\n");
+    }
+}
+
 void bench_print(const bench_setting_t *setting, const bench_result_t *result) {
     print_head(setting, result);
     if (bench_on_cpu(result)) {
@@ -128,8 +141,7 @@ void bench_print(const bench_setting_t *setting, const bench_result_t *result) {
     printf("%.1f queries/s; workspace %.2f MB, index %.2f MB a rank\n", bench_rows_a_second(result),
            (double)result->workspace_bytes / 1e6, (double)result->index_bytes / 1e6);
     if (setting->ranks > 1) {
-        printf("bytes a query and rank: %.0f received; an all-gather of (score, index) lists would be %.0f\n",
-               bench_sum_of_received(result), bench_allgather_bytes(setting));
+        print_exchanges(setting, result);
     }
     if (result->overlap.pairs > 0) {
         printf("neighbouring queries share %.1f %% of their tokens, %.1f %% of the blocks that hold them\n",

@@ -19,7 +19,12 @@ typedef struct hisa_policy {
 
 void hisa_policy_of(const hisa_index_t *index, hisa_policy_t *policy);
 
-/* What a call of `rows` rows over all ranks takes by that exchange, without what both exchanges have in common. */
+/* What the collectives of a call of `rows` rows over all ranks take by themselves, in so many tiles. Any exchange but
+ * AUTO. */
+double hisa_policy_exchange_seconds(const hisa_policy_t *policy, const hisa_select_options_t *options,
+                                    hisa_exchange_t exchange, int64_t rows, int64_t tiles);
+
+/* What a call of `rows` rows over all ranks takes by OWNER or ONESHOT, without what both exchanges have in common. */
 double hisa_policy_seconds(const hisa_policy_t *policy, const hisa_select_options_t *options, hisa_exchange_t exchange,
                            int64_t rows);
 

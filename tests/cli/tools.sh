@@ -104,6 +104,13 @@ if [ -n "$MPIRUN" ]; then
     passes_on 3 "$HISA" bench --tokens 4K "${BENCH[@]}" --mode hisa --exchange owner --json - && cp passes.out owner
     json owner 'd["exchange"] == "owner" and d["bytes_sent_per_query_and_rank"] > 0 and d["ranks"] == 3' lines
     json owner 'd["allgather_bytes_per_query_and_rank"] == 8 * 200 * 2' lines
+    # Exchanges are parts of their steps, and on the CPU nothing runs under them.
+    json owner '0 < d["exchanges"]["seconds"]["median"] < d["exchanges"]["in_order_seconds"]["median"]' lines
+    json owner 'all(0 <= s["exchange_seconds"]["median"] <= s["seconds"]["median"] for s in d["steps"])' lines
+    json owner 'd["exchanges"]["tiles"] == 1 and d["exchanges"]["hidden_share"] == 0 < d["exchanges"]["predicted_seconds"]' lines
+    passes_on 3 "$HISA" bench --tokens 4K "${BENCH[@]}" --mode hisa --exchange lists --tile-rows 4 --json - && cp passes.out lists
+    json lists 'd["exchange"] == "lists" and d["exchanges"]["tiles"] == 2' lines
+    json lists 'd["bytes_received_per_query_and_rank"] == 8 * (200 + 16) * 2' lines
 fi
 # Nothing but errors goes to stderr, and none of the above was one.
 passes "$HISA" audit "${TRACE[@]}" "${SMALL[@]}"

@@ -73,6 +73,7 @@ for a, b in zip(cpu, cuda):
     # Steps are parts of a call; the events between them cost some microseconds each.
     steps = sum(s["seconds"]["median"] for s in b["steps"])
     assert 0 < steps < 3 * b["seconds"]["median"] + 200e-6, b
+    assert "exchanges" not in b, b
     assert b["device"]["l2_bytes"] > 0 and b["device"]["name"] and b["ceilings"]["copy_bytes_per_second"] > 1e10, b
 PYTHON
 done
