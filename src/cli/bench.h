@@ -23,7 +23,8 @@ typedef struct bench_step {
 typedef struct bench_on_device {
     const char *scorer;  /* what scores; static storage */
     bench_spread_t cold; /* L2 emptied before each call */
-    bool graph;          /* whether the three below were asked for */
+    bool graph;          /* whether the three below were measured */
+    bool no_graph;       /* they were asked for, and the call cannot be captured */
     bench_spread_t replay;
     bench_spread_t replay_cold;
     bench_spread_t batch; /* a replay's part of batch_calls of them back to back */
@@ -59,7 +60,9 @@ typedef struct bench_result {
     int64_t tokens;
     int64_t rows;
     hisa_mode_t mode;
+    hisa_exchange_t asked;
     hisa_exchange_t exchange; /* the one that ran */
+    int64_t stripe;
     bench_exchange_t exchanges;
     hisa_backend_t backend;
     bench_step_t steps[HISA_STEP_COUNT];

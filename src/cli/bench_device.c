@@ -193,6 +193,11 @@ static hisa_status_t measure_graph(bench_t *bench, bench_on_device_t *device) {
     return status;
 }
 
+/* An owner merge reads sizes back. */
+static bool can_capture(const bench_result_t *result) {
+    return result->exchange != HISA_EXCHANGE_OWNER || result->mode == HISA_MODE_BLOCK;
+}
+
 /* Collective; agreed. */
 static hisa_status_t measure_all(bench_t *bench, bench_result_t *result) {
     hisa_status_t status = measure(bench, NULL, call, &result->wall);
@@ -202,7 +207,8 @@ static hisa_status_t measure_all(bench_t *bench, bench_result_t *result) {
     if (status == HISA_OK) {
         status = measure_steps(bench, result);
     }
-    if (status == HISA_OK && bench->plan->graph) {
+    result->device.no_graph = bench->plan->graph && !can_capture(result);
+    if (status == HISA_OK && bench->plan->graph && can_capture(result)) {
         status = measure_graph(bench, &result->device);
     }
     return status == HISA_OK ? cli_session_agree(bench->session, wait_for(bench)) : status;
