@@ -20,6 +20,7 @@ typedef struct series {
     double *wall;     /* [repeats], as all below */
     double *in_order; /* all steps */
     double *exchange; /* all steps' exchanges */
+    double *least;    /* the same, of the rank with the least */
     double *steps[HISA_STEP_COUNT];
     double *exchanges[HISA_STEP_COUNT];
     double *memory;  /* all of the above; owned */
@@ -28,7 +29,7 @@ typedef struct series {
 
 static hisa_status_t series_create(int64_t repeats, int ranks, series_t *series) {
     *series = (series_t){.repeats = repeats};
-    series->memory = calloc((size_t)repeats * (2 * HISA_STEP_COUNT + 3), sizeof(double));
+    series->memory = calloc((size_t)repeats * (2 * HISA_STEP_COUNT + 4), sizeof(double));
     series->all = calloc((size_t)ranks, sizeof *series->all);
     if (series->memory == NULL || series->all == NULL) {
         hisa_fail(HISA_ERR_NO_MEMORY, "out of memory for the measurements");
@@ -37,9 +38,10 @@ static hisa_status_t series_create(int64_t repeats, int ranks, series_t *series)
     series->wall = series->memory;
     series->in_order = series->memory + repeats;
     series->exchange = series->memory + 2 * repeats;
+    series->least = series->memory + 3 * repeats;
     for (int s = 0; s < HISA_STEP_COUNT; s++) {
-        series->steps[s] = series->memory + (3 + 2 * s) * repeats;
-        series->exchanges[s] = series->memory + (4 + 2 * s) * repeats;
+        series->steps[s] = series->memory + (4 + 2 * s) * repeats;
+        series->exchanges[s] = series->memory + (5 + 2 * s) * repeats;
     }
     return HISA_OK;
 }
@@ -126,6 +128,7 @@ static void take(const cli_session_t *session, series_t *series, int64_t repeat,
         }
         raise_to(&series->in_order[repeat], in_order);
         raise_to(&series->exchange[repeat], exchange);
+        series->least[repeat] = r == 0 || exchange < series->least[repeat] ? exchange : series->least[repeat];
     }
     result->exchange = series->all[0].stats.exchange;
 }
@@ -135,6 +138,7 @@ static void finish(const cli_session_t *session, series_t *series, bench_result_
     result->wall = spread(series->wall, series->repeats);
     result->exchanges.in_order = spread(series->in_order, series->repeats);
     result->exchanges.seconds = spread(series->exchange, series->repeats);
+    result->exchanges.least = spread(series->least, series->repeats);
     result->exchanges.hidden = bench_hidden(&result->exchanges, result->wall.median);
     for (int s = 0; s < HISA_STEP_COUNT; s++) {
         bench_step_t *step = &result->steps[s];

@@ -45,8 +45,9 @@ typedef struct bench_exchange {
     int64_t lanes;           /* of them under way at a time; 1: nothing is hidden */
     bench_spread_t in_order; /* seconds of all steps, one after the other */
     bench_spread_t seconds;  /* of all steps' exchanges */
-    double hidden;           /* share of them, 0 to 1 */
-    double predicted;        /* seconds of them by the policy's cost model; one rank: 0 */
+    bench_spread_t least; /* the same of the rank that waits least for others: what is to be held against predicted */
+    double hidden;        /* share of them, 0 to 1 */
+    double predicted;     /* seconds of them by the policy's cost model; one rank: 0 */
 } bench_exchange_t;
 
 /* How much of its selection a row shares with the row before it; means over pairs of rows of one sequence. */

@@ -25,7 +25,7 @@ typedef struct bench {
 } bench_t;
 
 /* What a call that times its steps is asked for: all of its steps, all of their exchanges, and each step's. */
-enum { IN_ORDER, EXCHANGE, STEP_SECONDS, STEP_EXCHANGE = STEP_SECONDS + HISA_STEP_COUNT };
+enum { IN_ORDER, EXCHANGE, LEAST, STEP_SECONDS, STEP_EXCHANGE = STEP_SECONDS + HISA_STEP_COUNT };
 #define SERIES (STEP_EXCHANGE + HISA_STEP_COUNT)
 
 static void bench_free(bench_t *bench) {
@@ -139,6 +139,7 @@ static hisa_status_t time_steps(bench_t *bench, bench_result_t *result) {
         }
         bench->seconds[IN_ORDER * repeats + i] = in_order;
         bench->seconds[EXCHANGE * repeats + i] = exchange;
+        bench->seconds[LEAST * repeats + i] = -exchange; /* of ranks the most is taken */
         result->exchange = stats.exchange;
     }
     return status;
@@ -147,7 +148,8 @@ static hisa_status_t time_steps(bench_t *bench, bench_result_t *result) {
 /* Collective; agreed. */
 static hisa_status_t measure_steps(bench_t *bench, bench_result_t *result) {
     bench_exchange_t *exchanges = &result->exchanges;
-    bench_spread_t *series[SERIES] = {[IN_ORDER] = &exchanges->in_order, [EXCHANGE] = &exchanges->seconds};
+    bench_spread_t *series[SERIES] = {
+        [IN_ORDER] = &exchanges->in_order, [EXCHANGE] = &exchanges->seconds, [LEAST] = &exchanges->least};
     for (int s = 0; s < HISA_STEP_COUNT; s++) {
         series[STEP_SECONDS + s] = &result->steps[s].seconds;
         series[STEP_EXCHANGE + s] = &result->steps[s].exchange;
@@ -157,6 +159,8 @@ static hisa_status_t measure_steps(bench_t *bench, bench_result_t *result) {
         status =
             bench_reduce(bench->session, bench->seconds + s * bench->plan->repeats, bench->plan->repeats, series[s]);
     }
+    const bench_spread_t negative = exchanges->least;
+    exchanges->least = (bench_spread_t){.median = -negative.median, .min = -negative.max, .max = -negative.min};
     exchanges->hidden = bench_hidden(exchanges, result->wall.median);
     return status;
 }

@@ -136,6 +136,7 @@ static void add_overlap(cJSON *root, const bench_overlap_t *overlap) {
 static void add_exchanges(cJSON *root, const bench_exchange_t *exchange) {
     cJSON *item = cJSON_AddObjectToObject(root, "exchanges");
     add_spread(item, "seconds", &exchange->seconds);
+    add_spread(item, "seconds_least_waiting", &exchange->least);
     cJSON_AddNumberToObject(item, "predicted_seconds", exchange->predicted);
     add_spread(item, "in_order_seconds", &exchange->in_order);
     cJSON_AddNumberToObject(item, "tiles", (double)exchange->tiles);

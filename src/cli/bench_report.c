@@ -124,8 +124,10 @@ static void print_exchanges(const bench_setting_t *setting, const bench_result_t
     const bench_exchange_t *exchange = &result->exchanges;
     printf("bytes a query and rank: %.0f received; an all-gather of (score, index) lists would be %.0f\n",
            bench_sum_of_received(result), bench_allgather_bytes(setting));
-    printf("%" PRId64 " tiles; exchanges %.4f ms (predicted %.4f) of %.4f ms with one step after the other; ",
-           exchange->tiles, 1e3 * exchange->seconds.median, 1e3 * exchange->predicted, 1e3 * exchange->in_order.median);
+    printf("%" PRId64 " tiles; exchanges %.4f ms (%.4f on the rank that waits least, predicted %.4f) of %.4f ms with "
+                      "one step after the other; ",
+           exchange->tiles, 1e3 * exchange->seconds.median, 1e3 * exchange->least.median, 1e3 * exchange->predicted,
+           1e3 * exchange->in_order.median);
     if (exchange->lanes > 1) {
         printf("%.0f %% of them hidden under computing\n", 100 * exchange->hidden);
     } else {

@@ -107,6 +107,7 @@ if [ -n "$MPIRUN" ]; then
     # Exchanges are parts of their steps, and on the CPU nothing runs under them.
     json owner '0 < d["exchanges"]["seconds"]["median"] < d["exchanges"]["in_order_seconds"]["median"]' lines
     json owner 'all(0 <= s["exchange_seconds"]["median"] <= s["seconds"]["median"] for s in d["steps"])' lines
+    json owner '0 < d["exchanges"]["seconds_least_waiting"]["median"] <= d["exchanges"]["seconds"]["median"]' lines
     json owner 'd["exchanges"]["tiles"] == 1 and d["exchanges"]["hidden_share"] == 0 < d["exchanges"]["predicted_seconds"]' lines
     passes_on 3 "$HISA" bench --tokens 4K "${BENCH[@]}" --mode hisa --exchange lists --tile-rows 4 --json - && cp passes.out lists
     json lists 'd["exchange"] == "lists" and d["exchanges"]["tiles"] == 2' lines
