@@ -125,7 +125,7 @@ static void print_exchanges(const bench_setting_t *setting, const bench_result_t
     printf("bytes a query and rank: %.0f received; an all-gather of (score, index) lists would be %.0f\n",
            bench_sum_of_received(result), bench_allgather_bytes(setting));
     printf("%" PRId64 " tiles; exchanges %.4f ms (%.4f on the rank that waits least, predicted %.4f) of %.4f ms with "
-                      "one step after the other; ",
+           "one step after the other; ",
            exchange->tiles, 1e3 * exchange->seconds.median, 1e3 * exchange->least.median, 1e3 * exchange->predicted,
            1e3 * exchange->in_order.median);
     if (exchange->lanes > 1) {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The sweep over ranks and its page, with small shapes on the CPU: all cases are there, one that fails is told and the rest
-# kept, and the lines alone give the page.
+# kept, and the lines alone give the page. And the script that holds several GPUs to one.
 # shellcheck source=tests/cli/lib.sh
 . "$(dirname "$0")/lib.sh"
 ranks=1,2
@@ -61,6 +61,20 @@ refused() {
         fail "$*: $(cat passes.out)"
     fi
 }
+if [ -n "$MPIRUN" ]; then
+    # Two ranks that differ from one are told: the wrapper selects fewer blocks where it is one of several.
+    verify=("$HERE/../../launch/gpu-verify.sh" --backend cpu --ranks 2 --tokens 16K --only select)
+    passes "${verify[@]}" --hisa "$HISA" && cp passes.out all && passes grep -x '24 passed, 0 failed' all
+    cat >half <<'SCRIPT'
+#!/usr/bin/env bash
+[ -z "${OMPI_COMM_WORLD_RANK:-}" ] || set -- "$@" --top-blocks 40
+exec "$HISA" "$@"
+SCRIPT
+    CHECKS=$((CHECKS + 1))
+    if "${verify[@]}" --hisa "$PWD/half" >passes.out 2>&1 || ! grep -qx '14 passed, 10 failed' passes.out; then
+        fail "ranks that differ from one go unnoticed: $(tail -n 1 passes.out)"
+    fi
+fi
 refused "unknown argument '--fast'" --fast
 refused "'--ranks' needs a value" --ranks
 refused "--ranks.*'1,two'" --ranks 1,two
