@@ -225,9 +225,12 @@ typedef enum hisa_mode {
 } hisa_mode_t;
 
 typedef enum hisa_exchange {
-    HISA_EXCHANGE_AUTO = 0,   /* by a cost model; none on one rank */
-    HISA_EXCHANGE_OWNER = 1,  /* rows are dealt to owners that merge: least bytes, for many rows */
-    HISA_EXCHANGE_ONESHOT = 2 /* one fixed-size all-gather, everything on every rank: least latency, for few rows */
+    HISA_EXCHANGE_AUTO = 0,    /* by a cost model; none on one rank */
+    HISA_EXCHANGE_OWNER = 1,   /* rows are dealt to owners that merge: least bytes, for many rows */
+    HISA_EXCHANGE_ONESHOT = 2, /* one fixed-size all-gather, everything on every rank: least latency, for few rows */
+    HISA_EXCHANGE_LISTS = 3    /* what engines do without this library, to compare with, never chosen by AUTO: all ranks
+                                  gather all block lists, and then all lists of k (score, position), and all merge all
+                                  rows. In modes flat and block that is ONESHOT */
 } hisa_exchange_t;
 
 typedef enum hisa_queries_on {
@@ -368,7 +371,7 @@ typedef struct hisa_stats {
     size_t struct_size;       /* set by the caller to sizeof(hisa_stats_t) */
     int64_t calls;            /* hisa_select calls that succeeded */
     int64_t rows;             /* rows of those calls, over all ranks */
-    hisa_exchange_t exchange; /* of the last call: OWNER or ONESHOT */
+    hisa_exchange_t exchange; /* of the last call, never AUTO */
     hisa_step_stats_t steps[HISA_STEP_COUNT];
 } hisa_stats_t;
 

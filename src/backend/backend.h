@@ -223,6 +223,12 @@ typedef struct hisa_backend_ops {
      */
     hisa_status_t (*list_to_work)(hisa_device_t *device, int64_t rows, int32_t width, const uint64_t *list,
                                   int32_t *kept, int32_t *place, void *stream);
+    /* The kept blocks that this rank stores, as a kept list for score_tokens and select_tokens: own [rows][own_width]
+     * in the order of kept [rows][width], padded with -1; place (same shape) = r * own_width + j. own_width >= such
+     * blocks of a row. */
+    hisa_status_t (*own_blocks)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                int32_t width, const int32_t *kept, int32_t own_width, int32_t *own, int32_t *place,
+                                void *stream);
     /* Owner merge: who scores which kept block, and where the scores go. The pool is counted in blocks of B scores. Its
      * first part receives: for this rank's own rows, by source rank, row and block, this rank's own contribution
      * included; the second part sends: for the other segments' rows, by segment, row and block, from `send_begin` on.
@@ -246,6 +252,11 @@ typedef struct hisa_backend_ops {
                                    int32_t width, int32_t top_k, int64_t row_begin, int64_t rows, const int32_t *kept,
                                    const int32_t *place, const float *pool, uint8_t *bitmap, float *selected,
                                    void *stream);
+    /* What select_tokens selected (selected not NULL, [..][top_k]) as entries for flat_merge: list [rows][list_width]
+     * ranks (order.h) by ascending position, padded with HISA_RANK_NONE. list_width >= such tokens of a row. */
+    hisa_status_t (*list_tokens)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                 int32_t width, int32_t top_k, const int32_t *kept, const uint8_t *bitmap,
+                                 const float *selected, int32_t list_width, uint64_t *list, void *stream);
     /* Writes the results of all rows of the output's segments. */
     hisa_status_t (*emit)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width,
                           const int32_t *kept, const uint8_t *bitmap, const float *selected,

@@ -17,23 +17,31 @@ typedef struct measured {
 
 typedef struct series {
     int64_t repeats;
-    double *wall;                   /* [repeats] */
-    double *steps[HISA_STEP_COUNT]; /* [repeats] each */
-    double *memory;                 /* all of the above; owned */
-    measured_t *all;                /* [ranks]; owned */
+    double *wall;     /* [repeats], as all below */
+    double *in_order; /* all steps */
+    double *exchange; /* all steps' exchanges */
+    double *least;    /* the same, of the rank with the least */
+    double *steps[HISA_STEP_COUNT];
+    double *exchanges[HISA_STEP_COUNT];
+    double *memory;  /* all of the above; owned */
+    measured_t *all; /* [ranks]; owned */
 } series_t;
 
 static hisa_status_t series_create(int64_t repeats, int ranks, series_t *series) {
     *series = (series_t){.repeats = repeats};
-    series->memory = calloc((size_t)repeats * (HISA_STEP_COUNT + 1), sizeof(double));
+    series->memory = calloc((size_t)repeats * (2 * HISA_STEP_COUNT + 4), sizeof(double));
     series->all = calloc((size_t)ranks, sizeof *series->all);
     if (series->memory == NULL || series->all == NULL) {
         hisa_fail(HISA_ERR_NO_MEMORY, "out of memory for the measurements");
         return HISA_ERR_NO_MEMORY; /* by name, for analyzers: success means memory */
     }
     series->wall = series->memory;
+    series->in_order = series->memory + repeats;
+    series->exchange = series->memory + 2 * repeats;
+    series->least = series->memory + 3 * repeats;
     for (int s = 0; s < HISA_STEP_COUNT; s++) {
-        series->steps[s] = series->memory + (s + 1) * repeats;
+        series->steps[s] = series->memory + (4 + 2 * s) * repeats;
+        series->exchanges[s] = series->memory + (5 + 2 * s) * repeats;
     }
     return HISA_OK;
 }
@@ -98,23 +106,29 @@ static hisa_status_t call_once(cli_session_t *session, cli_selector_t *selector,
     return cli_session_agree(session, hisa_index_stats(selector->index, &mine->stats));
 }
 
+static void raise_to(double *most, double value) { *most = value > *most ? value : *most; }
+
 /* Takes one repeat of all ranks into the series, and into the sums of the result. */
 static void take(const cli_session_t *session, series_t *series, int64_t repeat, bench_result_t *result) {
     for (int r = 0; r < session->size; r++) {
         const measured_t *one = &series->all[r];
-        if (one->wall > series->wall[repeat]) {
-            series->wall[repeat] = one->wall;
-        }
+        double in_order = 0;
+        double exchange = 0;
+        raise_to(&series->wall[repeat], one->wall);
         result->index_bytes = hisa_max(result->index_bytes, one->index_bytes);
         for (int s = 0; s < HISA_STEP_COUNT; s++) {
             const hisa_step_stats_t *step = &one->stats.steps[s];
-            if (step->seconds > series->steps[s][repeat]) {
-                series->steps[s][repeat] = step->seconds;
-            }
+            in_order += step->seconds;
+            exchange += step->exchange_seconds;
+            raise_to(&series->steps[s][repeat], step->seconds);
+            raise_to(&series->exchanges[s][repeat], step->exchange_seconds);
             result->steps[s].sent += (double)step->bytes_sent;
             result->steps[s].received += (double)step->bytes_received;
             result->steps[s].keys += (double)step->keys_scored;
         }
+        raise_to(&series->in_order[repeat], in_order);
+        raise_to(&series->exchange[repeat], exchange);
+        series->least[repeat] = r == 0 || exchange < series->least[repeat] ? exchange : series->least[repeat];
     }
     result->exchange = series->all[0].stats.exchange;
 }
@@ -122,9 +136,14 @@ static void take(const cli_session_t *session, series_t *series, int64_t repeat,
 static void finish(const cli_session_t *session, series_t *series, bench_result_t *result) {
     const double calls = (double)series->repeats * (double)hisa_max(1, result->rows);
     result->wall = spread(series->wall, series->repeats);
+    result->exchanges.in_order = spread(series->in_order, series->repeats);
+    result->exchanges.seconds = spread(series->exchange, series->repeats);
+    result->exchanges.least = spread(series->least, series->repeats);
+    result->exchanges.hidden = bench_hidden(&result->exchanges, result->wall.median);
     for (int s = 0; s < HISA_STEP_COUNT; s++) {
         bench_step_t *step = &result->steps[s];
         step->seconds = spread(series->steps[s], series->repeats);
+        step->exchange = spread(series->exchanges[s], series->repeats);
         step->sent /= calls * session->size;
         step->received /= calls * session->size;
         step->keys /= calls;
@@ -144,6 +163,9 @@ hisa_status_t bench_measure(cli_session_t *session, hisa_index_t *index, const h
     hisa_status_t status = series_create(repeats, session->size, &series);
     if (status == HISA_OK) {
         status = cli_selector_create(index, &timed, hisa_max(1, rows), false, &selector);
+    }
+    if (status == HISA_OK) {
+        status = bench_plan_exchange(index, &timed, rows, &result->exchanges);
     }
     cli_staged_queries_t staged = {0};
     if (status == HISA_OK) {

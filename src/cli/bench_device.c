@@ -21,8 +21,12 @@ typedef struct bench {
     cli_staged_queries_t *staged; /* [sets]; owned */
     int64_t sets;
     void **graphs;   /* [sets] of graphs or NULL; owned */
-    double *seconds; /* [steps][repeats]; owned */
+    double *seconds; /* [SERIES][repeats]; owned */
 } bench_t;
+
+/* What a call that times its steps is asked for: all of its steps, all of their exchanges, and each step's. */
+enum { IN_ORDER, EXCHANGE, LEAST, STEP_SECONDS, STEP_EXCHANGE = STEP_SECONDS + HISA_STEP_COUNT };
+#define SERIES (STEP_EXCHANGE + HISA_STEP_COUNT)
 
 static void bench_free(bench_t *bench) {
     for (int64_t s = 0; s < bench->sets; s++) {
@@ -43,7 +47,7 @@ static hisa_status_t bench_create(bench_t *bench, hisa_index_t *index, const his
                                   const hisa_queries_t *sets, int64_t num_sets, int64_t rows) {
     bench->staged = calloc((size_t)num_sets, sizeof *bench->staged);
     bench->graphs = (void **)calloc((size_t)num_sets, sizeof *bench->graphs);
-    bench->seconds = calloc((size_t)bench->plan->repeats * HISA_STEP_COUNT, sizeof *bench->seconds);
+    bench->seconds = calloc((size_t)bench->plan->repeats * SERIES, sizeof *bench->seconds);
     if (bench->staged == NULL || bench->graphs == NULL || bench->seconds == NULL) {
         return hisa_fail(HISA_ERR_NO_MEMORY, "out of memory for the measurements");
     }
@@ -114,6 +118,8 @@ static hisa_status_t time_steps(bench_t *bench, bench_result_t *result) {
     hisa_status_t status = HISA_OK;
     for (int64_t i = 0; i < repeats && status == HISA_OK; i++) {
         hisa_stats_t stats = {.struct_size = sizeof stats};
+        double in_order = 0;
+        double exchange = 0;
         status = hisa_index_stats_reset(bench->selector.index);
         if (status == HISA_OK) {
             status = select_with(bench, i, HISA_SELECT_TIMED);
@@ -122,11 +128,18 @@ static hisa_status_t time_steps(bench_t *bench, bench_result_t *result) {
             status = hisa_index_stats(bench->selector.index, &stats);
         }
         for (int s = 0; s < HISA_STEP_COUNT && status == HISA_OK; s++) {
-            bench->seconds[s * repeats + i] = stats.steps[s].seconds;
-            result->steps[s].sent += (double)stats.steps[s].bytes_sent / calls;
-            result->steps[s].received += (double)stats.steps[s].bytes_received / calls;
-            result->steps[s].keys += (double)stats.steps[s].keys_scored / calls;
+            const hisa_step_stats_t *step = &stats.steps[s];
+            bench->seconds[(STEP_SECONDS + s) * repeats + i] = step->seconds;
+            bench->seconds[(STEP_EXCHANGE + s) * repeats + i] = step->exchange_seconds;
+            in_order += step->seconds;
+            exchange += step->exchange_seconds;
+            result->steps[s].sent += (double)step->bytes_sent / calls;
+            result->steps[s].received += (double)step->bytes_received / calls;
+            result->steps[s].keys += (double)step->keys_scored / calls;
         }
+        bench->seconds[IN_ORDER * repeats + i] = in_order;
+        bench->seconds[EXCHANGE * repeats + i] = exchange;
+        bench->seconds[LEAST * repeats + i] = -exchange; /* of ranks the most is taken */
         result->exchange = stats.exchange;
     }
     return status;
@@ -134,11 +147,21 @@ static hisa_status_t time_steps(bench_t *bench, bench_result_t *result) {
 
 /* Collective; agreed. */
 static hisa_status_t measure_steps(bench_t *bench, bench_result_t *result) {
-    hisa_status_t status = cli_session_agree(bench->session, time_steps(bench, result));
-    for (int s = 0; s < HISA_STEP_COUNT && status == HISA_OK; s++) {
-        status = bench_reduce(bench->session, bench->seconds + s * bench->plan->repeats, bench->plan->repeats,
-                              &result->steps[s].seconds);
+    bench_exchange_t *exchanges = &result->exchanges;
+    bench_spread_t *series[SERIES] = {
+        [IN_ORDER] = &exchanges->in_order, [EXCHANGE] = &exchanges->seconds, [LEAST] = &exchanges->least};
+    for (int s = 0; s < HISA_STEP_COUNT; s++) {
+        series[STEP_SECONDS + s] = &result->steps[s].seconds;
+        series[STEP_EXCHANGE + s] = &result->steps[s].exchange;
     }
+    hisa_status_t status = cli_session_agree(bench->session, time_steps(bench, result));
+    for (int s = 0; s < SERIES && status == HISA_OK; s++) {
+        status =
+            bench_reduce(bench->session, bench->seconds + s * bench->plan->repeats, bench->plan->repeats, series[s]);
+    }
+    const bench_spread_t negative = exchanges->least;
+    exchanges->least = (bench_spread_t){.median = -negative.median, .min = -negative.max, .max = -negative.min};
+    exchanges->hidden = bench_hidden(exchanges, result->wall.median);
     return status;
 }
 
@@ -174,6 +197,11 @@ static hisa_status_t measure_graph(bench_t *bench, bench_on_device_t *device) {
     return status;
 }
 
+/* An owner merge reads sizes back. */
+static bool can_capture(const bench_result_t *result) {
+    return result->exchange != HISA_EXCHANGE_OWNER || result->mode == HISA_MODE_BLOCK;
+}
+
 /* Collective; agreed. */
 static hisa_status_t measure_all(bench_t *bench, bench_result_t *result) {
     hisa_status_t status = measure(bench, NULL, call, &result->wall);
@@ -183,7 +211,8 @@ static hisa_status_t measure_all(bench_t *bench, bench_result_t *result) {
     if (status == HISA_OK) {
         status = measure_steps(bench, result);
     }
-    if (status == HISA_OK && bench->plan->graph) {
+    result->device.no_graph = bench->plan->graph && !can_capture(result);
+    if (status == HISA_OK && bench->plan->graph && can_capture(result)) {
         status = measure_graph(bench, &result->device);
     }
     return status == HISA_OK ? cli_session_agree(bench->session, wait_for(bench)) : status;
@@ -200,6 +229,9 @@ hisa_status_t bench_measure_device(cli_session_t *session, cli_gpu_t *gpu, hisa_
     result->device.set_bytes = sets[0].num_rows * row_bytes;
     bench_t bench = {.session = session, .gpu = gpu, .plan = plan};
     hisa_status_t status = bench_create(&bench, index, options, sets, num_sets, rows);
+    if (status == HISA_OK) {
+        status = bench_plan_exchange(index, options, rows, &result->exchanges);
+    }
     status = cli_session_agree(session, status);
     result->workspace_bytes = (int64_t)bench.selector.workspace_bytes;
     if (status == HISA_OK) {

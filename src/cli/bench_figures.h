@@ -59,11 +59,12 @@ static inline double bench_rows_a_second(const bench_result_t *result) {
     return result->wall.median > 0 ? (double)result->rows / result->wall.median : 0;
 }
 
-/* The flat result for the same length, or NULL. */
+/* The flat result for the same length, exchange and stripe, or NULL. */
 static inline const bench_result_t *bench_find_flat(const bench_result_t *results, int64_t count,
                                                     const bench_result_t *result) {
     for (int64_t i = 0; i < count; i++) {
-        if (results[i].mode == HISA_MODE_FLAT && results[i].tokens == result->tokens) {
+        if (results[i].mode == HISA_MODE_FLAT && results[i].tokens == result->tokens &&
+            results[i].asked == result->asked && results[i].stripe == result->stripe) {
             return &results[i];
         }
     }

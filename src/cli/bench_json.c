@@ -19,6 +19,9 @@ static void add_steps(cJSON *root, const bench_setting_t *setting, const bench_r
         cJSON *item = cJSON_CreateObject();
         cJSON_AddStringToObject(item, "step", hisa_step_name((hisa_step_t)s));
         add_spread(item, "seconds", &step->seconds);
+        if (setting->ranks > 1) {
+            add_spread(item, "exchange_seconds", &step->exchange);
+        }
         cJSON_AddNumberToObject(item, "bytes_sent_per_query_and_rank", step->sent);
         cJSON_AddNumberToObject(item, "bytes_received_per_query_and_rank", step->received);
         cJSON_AddNumberToObject(item, "keys_per_query", step->keys);
@@ -130,6 +133,17 @@ static void add_overlap(cJSON *root, const bench_overlap_t *overlap) {
     cJSON_AddNumberToObject(item, "blocks", overlap->blocks);
 }
 
+static void add_exchanges(cJSON *root, const bench_exchange_t *exchange) {
+    cJSON *item = cJSON_AddObjectToObject(root, "exchanges");
+    add_spread(item, "seconds", &exchange->seconds);
+    add_spread(item, "seconds_least_waiting", &exchange->least);
+    cJSON_AddNumberToObject(item, "predicted_seconds", exchange->predicted);
+    add_spread(item, "in_order_seconds", &exchange->in_order);
+    cJSON_AddNumberToObject(item, "tiles", (double)exchange->tiles);
+    cJSON_AddNumberToObject(item, "tiles_under_way", (double)exchange->lanes);
+    cJSON_AddNumberToObject(item, "hidden_share", exchange->hidden);
+}
+
 cJSON *bench_json(const bench_setting_t *setting, const bench_result_t *result, const bench_result_t *results,
                   int64_t count) {
     cJSON *root = cJSON_CreateObject();
@@ -148,6 +162,9 @@ cJSON *bench_json(const bench_setting_t *setting, const bench_result_t *result, 
     cJSON_AddNumberToObject(root, "bytes_sent_per_query_and_rank", bench_sum_of_sent(result));
     cJSON_AddNumberToObject(root, "bytes_received_per_query_and_rank", bench_sum_of_received(result));
     cJSON_AddNumberToObject(root, "allgather_bytes_per_query_and_rank", bench_allgather_bytes(setting));
+    if (setting->ranks > 1) {
+        add_exchanges(root, &result->exchanges);
+    }
     cJSON_AddNumberToObject(root, "workspace_bytes", (double)result->workspace_bytes);
     cJSON_AddNumberToObject(root, "index_bytes", (double)result->index_bytes);
     const bench_result_t *flat = bench_find_flat(results, count, result);

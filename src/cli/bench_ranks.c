@@ -215,7 +215,7 @@ static hisa_status_t measure_mode(ranked_t *ranked, int mode) {
     const group_t *group = ranked->group;
     const bench_ranks_plan_t *plan = group->plan;
     hisa_stats_t stats;
-    ranked->selector.options.mode = plan->modes[mode];
+    ranked->selector.options.mode = (hisa_mode_t)plan->modes[mode];
     ranked->selector.options.exchange = group->options.select.exchange;
     hisa_status_t status = try_exchange(ranked, mode, HISA_EXCHANGE_OWNER);
     if (status == HISA_OK) {
@@ -266,7 +266,7 @@ static hisa_status_t make_selector(ranked_t *ranked) {
     hisa_status_t status = HISA_OK;
     for (int i = 0; i < 3 * group->plan->num_modes && status == HISA_OK; i++) {
         size_t bytes = 0;
-        options.mode = group->plan->modes[i / 3];
+        options.mode = (hisa_mode_t)group->plan->modes[i / 3];
         options.exchange = exchanges[i % 3];
         status = hisa_select_workspace_size(ranked->index, &options, rows, &bytes);
         if (bytes > most) {
@@ -412,7 +412,7 @@ static void reduce(const group_t *group, const ranked_t *ranked) {
         bench_ranks_result_t *result = &group->results[m];
         double *seconds = group->seconds + (int64_t)m * SERIES * group->ranks;
         *result = (bench_ranks_result_t){.ranks = group->ranks,
-                                         .mode = group->plan->modes[m],
+                                         .mode = (hisa_mode_t)group->plan->modes[m],
                                          .tokens = group->input->tokens,
                                          .rows = group->input->rows.count};
         for (int r = 0; r < group->ranks; r++) {

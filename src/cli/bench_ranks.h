@@ -44,7 +44,7 @@ typedef struct bench_ranks_plan {
     const int64_t
         *ranks; /* numbers of ranks; one rank is measured first in any case, for all others are held up to it */
     int64_t num_ranks;
-    const hisa_mode_t *modes;
+    const int *modes; /* hisa_mode_t each */
     int num_modes;
     int64_t warmup;
     int64_t repeats;

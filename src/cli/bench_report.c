@@ -114,8 +114,25 @@ static void print_device_table(const bench_setting_t *setting, const bench_resul
         printf("\n");
         print_spread("  back to back", &device->batch);
         printf("  a replay, of batches of %" PRId64 "\n", device->batch_calls);
+    } else if (device->no_graph) {
+        printf("%-16s the owner merge reads sizes back, which a graph cannot\n", "graph replay");
     }
     printf("\n");
+}
+
+static void print_exchanges(const bench_setting_t *setting, const bench_result_t *result) {
+    const bench_exchange_t *exchange = &result->exchanges;
+    printf("bytes a query and rank: %.0f received; an all-gather of (score, index) lists would be %.0f\n",
+           bench_sum_of_received(result), bench_allgather_bytes(setting));
+    printf("%" PRId64 " tiles; exchanges %.4f ms (%.4f on the rank that waits least, predicted %.4f) of %.4f ms with "
+           "one step after the other; ",
+           exchange->tiles, 1e3 * exchange->seconds.median, 1e3 * exchange->least.median, 1e3 * exchange->predicted,
+           1e3 * exchange->in_order.median);
+    if (exchange->lanes > 1) {
+        printf("%.0f %% of them hidden under computing\n", 100 * exchange->hidden);
+    } else {
+        printf("none hidden, as tiles follow each other\n");
+    }
 }
 
 void bench_print(const bench_setting_t *setting, const bench_result_t *result) {
@@ -128,8 +145,7 @@ void bench_print(const bench_setting_t *setting, const bench_result_t *result) {
     printf("%.1f queries/s; workspace %.2f MB, index %.2f MB a rank\n", bench_rows_a_second(result),
            (double)result->workspace_bytes / 1e6, (double)result->index_bytes / 1e6);
     if (setting->ranks > 1) {
-        printf("bytes a query and rank: %.0f received; an all-gather of (score, index) lists would be %.0f\n",
-               bench_sum_of_received(result), bench_allgather_bytes(setting));
+        print_exchanges(setting, result);
     }
     if (result->overlap.pairs > 0) {
         printf("neighbouring queries share %.1f %% of their tokens, %.1f %% of the blocks that hold them\n",
@@ -155,11 +171,18 @@ void bench_print_summary(const bench_setting_t *setting, const bench_result_t *r
     if (count < 2) {
         return;
     }
-    printf("%-6s %10s %12s %12s %12s %10s\n", "mode", "tokens", "ms a call", "queries/s", "keys/query", "over flat");
+    printf("%-6s %-8s %10s %10s %12s %12s %12s %10s\n", "mode", "exchange", "stripe", "tokens", "ms a call",
+           "queries/s", "keys/query", "over flat");
     for (int64_t i = 0; i < count; i++) {
         const bench_result_t *flat = bench_find_flat(results, count, &results[i]);
-        printf("%-6s %10" PRId64 " %12.3f %12.1f %12.0f", cli_mode_names[results[i].mode], results[i].tokens,
-               1e3 * results[i].wall.median, bench_rows_a_second(&results[i]), bench_sum_of_keys(&results[i]));
+        char stripe[24] = "contiguous";
+        if (results[i].stripe != HISA_STRIPE_CONTIGUOUS) {
+            snprintf(stripe, sizeof stripe, "%" PRId64, results[i].stripe);
+        }
+        printf("%-6s %-8s %10s %10" PRId64 " %12.3f %12.1f %12.0f", cli_mode_names[results[i].mode],
+               setting->ranks > 1 ? cli_exchange_names[results[i].exchange] : "-", setting->ranks > 1 ? stripe : "-",
+               results[i].tokens, 1e3 * results[i].wall.median, bench_rows_a_second(&results[i]),
+               bench_sum_of_keys(&results[i]));
         if (flat != NULL && flat != &results[i] && results[i].wall.median > 0) {
             printf(" %9.2fx\n", flat->wall.median / results[i].wall.median);
         } else {

@@ -1,6 +1,8 @@
 #include "cli/bench_work.h"
 
 #include "base/checked.h"
+#include "select/plan.h"
+#include "select/policy.h"
 
 /* ------------------------------------------------------------------------------------------- keys */
 
@@ -44,6 +46,33 @@ bench_keys_t bench_count_keys(const hisa_select_options_t *options, int32_t bloc
     keys.blocks /= count;
     keys.tokens /= count;
     return keys;
+}
+
+/* ------------------------------------------------------------------------------------------- exchanges */
+
+hisa_status_t bench_plan_exchange(const hisa_index_t *index, const hisa_select_options_t *options, int64_t rows,
+                                  bench_exchange_t *exchange) {
+    const hisa_exchange_t chosen = hisa_policy_choose(index, options, rows);
+    hisa_plan_t plan;
+    const hisa_status_t status = hisa_plan_make(index, options, chosen, rows, &plan);
+    if (status == HISA_OK) {
+        exchange->tiles = hisa_ceil_div(rows, plan.tile_rows);
+        exchange->lanes = plan.lanes;
+    }
+    if (status == HISA_OK && index->shard.ranks > 1) {
+        hisa_policy_t policy;
+        hisa_policy_of(index, &policy);
+        exchange->predicted = hisa_policy_exchange_seconds(&policy, options, chosen, rows, exchange->tiles);
+    }
+    return status;
+}
+
+double bench_hidden(const bench_exchange_t *exchange, double call) {
+    if (exchange->lanes <= 1 || exchange->seconds.median <= 0) {
+        return 0;
+    }
+    const double share = (exchange->in_order.median - call) / exchange->seconds.median;
+    return share < 0 ? 0 : share > 1 ? 1 : share;
 }
 
 /* ------------------------------------------------------------------------------------------- neighbours */

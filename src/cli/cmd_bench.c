@@ -18,15 +18,13 @@
 #include "cli/bench_device.h"
 #endif
 
-#define MODES_MAX 8
-
 typedef struct bench_arguments {
     cli_options_t options;
     hisa_synth_config_t synth;
     int64_t *tokens; /* owned; NULL: the default */
     int64_t num_tokens_given;
     bool rows_given;
-    hisa_mode_t modes[MODES_MAX];
+    int modes[CLI_LIST_MAX]; /* hisa_mode_t each */
     int num_modes;
     bench_plan_t plan;
     int64_t sets; /* 0: chosen here */
@@ -53,30 +51,6 @@ enum {
     KEY_COMMIT
 };
 
-static error_t parse_modes(bench_arguments_t *arguments, const char *text) {
-    arguments->num_modes = 0;
-    const char *rest = text;
-    while (true) {
-        const size_t length = strcspn(rest, ",");
-        char word[16];
-        if (length >= sizeof word || arguments->num_modes == MODES_MAX) {
-            return cli_bad_argument(&arguments->options, "--mode: '%s' is not a list of modes", text);
-        }
-        memcpy(word, rest, length);
-        word[length] = '\0';
-        int place = 0;
-        const error_t error = cli_parse_word(&arguments->options, "mode", word, cli_mode_names, &place);
-        if (error != 0) {
-            return error;
-        }
-        arguments->modes[arguments->num_modes++] = (hisa_mode_t)place;
-        if (rest[length] == '\0') {
-            return 0;
-        }
-        rest += length + 1;
-    }
-}
-
 /* What only makes sense with, or without, files. */
 static error_t check_source(bench_arguments_t *arguments) {
     cli_options_t *options = &arguments->options;
@@ -97,6 +71,9 @@ static error_t check_source(bench_arguments_t *arguments) {
                                         arguments->plan.overlap || options->rows_per_rank != NULL)) {
         return cli_bad_argument(options,
                                 "--as-ranks goes without --sets, --append, --graph, --overlap and --rows-per-rank");
+    }
+    if (arguments->as_ranks != NULL && (options->num_exchanges > 1 || options->num_stripes > 1)) {
+        return cli_bad_argument(options, "--as-ranks takes one --exchange and one --stripe");
     }
     if (arguments->synth.num_rows % options->sequences != 0) {
         return cli_bad_argument(options, "--rows: %" PRId64 " rows cannot be spread evenly over %" PRId32 " sequences",
@@ -126,7 +103,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         arguments->rows_given = true;
         return cli_parse_synth(options, key, arg, &arguments->synth);
     case KEY_MODES:
-        return parse_modes(arguments, arg);
+        return cli_parse_words(options, "mode", arg, cli_mode_names, arguments->modes, &arguments->num_modes);
     case KEY_REPEATS:
         return cli_parse_int(options, "repeats", arg, 1, 1000000, &arguments->plan.repeats);
     case KEY_WARMUP:
@@ -166,15 +143,15 @@ static const struct argp_option option_table[] = {
     {"mode", KEY_MODES, "MODE,...", 0, "Modes to time, of hisa, flat and block (default hisa,flat)", 2},
     {"repeats", KEY_REPEATS, "N", 0, "Timed calls of each mode (default 5)", 2},
     {"warmup", KEY_WARMUP, "N", 0, "Calls before the timed ones (default 1)", 2},
-    {"json", KEY_JSON, "FILE|-", 0,
-     "Write one line of JSON for each mode and length; - is stdout, then without the tables", 2},
+    {"json", KEY_JSON, "FILE|-", 0, "Write one line of JSON for each case; - is stdout, then without the tables", 2},
     {"append", KEY_APPEND, "N", 0, "Time appends of N tokens as well", 2},
     {"as-ranks", KEY_AS_RANKS, "P,...", 0,
      "Without mpirun: what a rank of P computes (P up to 64), the ranks taking turns on this machine or GPU, and what "
      "does not shrink with P",
      2},
     {"overlap", KEY_OVERLAP, NULL, 0, "Tell how much of its selection a query shares with the one before it", 2},
-    {"graph", KEY_GRAPH, NULL, 0, "CUDA: also capture a call in a graph and time its replays", 2},
+    {"graph", KEY_GRAPH, NULL, 0,
+     "CUDA: also capture a call in a graph and time its replays, but of owner merges, which cannot be captured", 2},
     {"commit", KEY_COMMIT, "TEXT", 0, "What is measured, for the JSON", 2},
     {NULL, 0, NULL, 0, "Synthetic input, without --keys and --queries (K and M mean 1024 and 1024^2):", 2},
     {"tokens", CLI_KEY_SYNTH_TOKENS, "N,...", 0, "Tokens of the sequence; several make a growth curve (default 128K)",
@@ -201,7 +178,11 @@ static const struct argp parser = {
         "compares the scoring rate with the peak rate of the cores, which it measures first. Times are those of the "
         "slowest rank; the median over the repeats is given, with the fastest and the slowest. On CUDA times are those "
         "of "
-        "events on the stream, and the rates stand beside a copy and a matrix product measured on the same device.",
+        "events on the stream, and the rates stand beside a copy and a matrix product measured on the same device. "
+        "Across ranks it is told how long exchanges take, and how much of them runs under computing: what a call saves "
+        "against its steps one after the other, as a share of the exchanges, waiting for peers included. --exchange "
+        "and "
+        "--stripe may be lists with commas, of which each is timed.",
     .children = children,
 };
 
@@ -209,7 +190,7 @@ static const struct argp parser = {
 
 typedef struct run {
     cli_session_t *session;
-    const bench_arguments_t *arguments;
+    bench_arguments_t *arguments; /* options.stripe and options.select: of the case at hand */
     bench_setting_t setting;
     bench_result_t *results; /* all so far; owned */
     int64_t num_results;
@@ -274,7 +255,7 @@ static hisa_status_t measure_device(run_t *run, const bench_input_t *input, cons
 }
 #endif
 
-/* One mode at one length. */
+/* One mode and exchange at one length. */
 static hisa_status_t measure(run_t *run, const bench_input_t *input, const cli_deal_t *deal, hisa_index_t *index,
                              hisa_mode_t mode, bench_result_t *result) {
     const int64_t begin = deal->begin[deal->mine];
@@ -297,11 +278,17 @@ static hisa_status_t measure_index(run_t *run, const bench_source_t *source, con
     const int64_t first = run->num_results;
     bench_append_t append = {0};
     hisa_status_t status = HISA_OK;
-    for (int i = 0; i < run->arguments->num_modes && status == HISA_OK; i++) {
+    cli_options_t *options = &run->arguments->options;
+    const int cases = run->arguments->num_modes * options->num_exchanges;
+    for (int i = 0; i < cases && status == HISA_OK; i++) {
         bench_result_t result;
-        status = measure(run, input, deal, index, run->arguments->modes[i], &result);
+        options->select.exchange = (hisa_exchange_t)options->exchanges[i % options->num_exchanges];
+        const hisa_mode_t mode = (hisa_mode_t)run->arguments->modes[i / options->num_exchanges];
+        status = measure(run, input, deal, index, mode, &result);
         if (status == HISA_OK) {
             result.tokens = input->tokens;
+            result.asked = options->select.exchange;
+            result.stripe = options->stripe;
             run->results[run->num_results++] = result;
             show(run, &result);
         }
@@ -362,6 +349,16 @@ static hisa_status_t measure_here(run_t *run, const bench_source_t *source, cons
     return status;
 }
 
+static hisa_status_t measure_stripes(run_t *run, const bench_source_t *source, const bench_input_t *input) {
+    cli_options_t *options = &run->arguments->options;
+    hisa_status_t status = HISA_OK;
+    for (int i = 0; i < options->num_stripes && status == HISA_OK; i++) {
+        options->stripe = options->stripes[i];
+        status = measure_here(run, source, input);
+    }
+    return status;
+}
+
 /* All modes at one length. */
 static hisa_status_t measure_length(run_t *run, const hisa_synth_config_t *config) {
     const bench_arguments_t *arguments = run->arguments;
@@ -378,7 +375,7 @@ static hisa_status_t measure_length(run_t *run, const hisa_synth_config_t *confi
     if (status == HISA_OK) {
         run->setting.num_heads = input.rows.num_heads;
         run->setting.head_dim = input.rows.head_dim;
-        status = as_ranks ? measure_as_ranks(run, &source, &input) : measure_here(run, &source, &input);
+        status = as_ranks ? measure_as_ranks(run, &source, &input) : measure_stripes(run, &source, &input);
     }
     bench_input_close(&input);
     return status;
@@ -393,8 +390,19 @@ static hisa_status_t agree_arguments(cli_session_t *session, const bench_argumen
     for (int i = 0; i < arguments->num_modes; i++) {
         modes = modes * 4 + arguments->modes[i];
     }
+    const cli_options_t *options = &arguments->options;
+    int64_t exchanges = options->num_exchanges;
+    for (int i = 0; i < options->num_exchanges; i++) {
+        exchanges = exchanges * 4 + options->exchanges[i];
+    }
+    int64_t stripes = options->num_stripes;
+    for (int i = 0; i < options->num_stripes; i++) {
+        stripes = stripes * 31 % INT32_MAX + options->stripes[i];
+    }
     const hisa_synth_config_t *synth = &arguments->synth;
     const hisa_agree_value_t values[] = {
+        {"a hash of --exchange", exchanges},
+        {"a hash of --stripe", stripes},
         {"a hash of --tokens", tokens},
         {"a hash of --mode", modes},
         {"--repeats", arguments->plan.repeats},
@@ -407,7 +415,7 @@ static hisa_status_t agree_arguments(cli_session_t *session, const bench_argumen
         {"--neighbours", synth->neighbours},
         {"--seed", (int64_t)synth->seed},
         {"whether --rows is given", arguments->rows_given},
-        {"--sequences", arguments->options.sequences},
+        {"--sequences", options->sequences},
         {"--sets", arguments->sets},
         {"--append", arguments->append},
         {"entries of --as-ranks", arguments->num_as_ranks},
@@ -455,7 +463,8 @@ static hisa_status_t open_device(run_t *run) {
 static hisa_status_t prepare_here(run_t *run, int64_t lengths) {
     const bench_arguments_t *arguments = run->arguments;
     hisa_status_t status = HISA_OK;
-    run->results = calloc((size_t)lengths * (size_t)arguments->num_modes, sizeof *run->results);
+    const int cases = arguments->num_modes * arguments->options.num_exchanges * arguments->options.num_stripes;
+    run->results = calloc((size_t)lengths * (size_t)cases, sizeof *run->results);
     if (run->results == NULL) {
         return hisa_fail(HISA_ERR_NO_MEMORY, "out of memory for the results");
     }
@@ -508,6 +517,7 @@ hisa_status_t cli_bench(cli_session_t *session, int argc, char **argv) {
     bench_arguments_t arguments = {
         .modes = {HISA_MODE_HISA, HISA_MODE_FLAT}, .num_modes = 2, .plan = {.repeats = 5, .warmup = 1}};
     cli_options_init(&arguments.options);
+    arguments.options.lists_taken = true;
     hisa_synth_config_init(&arguments.synth);
     arguments.synth.num_rows = 64;
     bool go = false;

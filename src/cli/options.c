@@ -12,7 +12,7 @@
 #include "base/error.h"
 
 const char *const cli_mode_names[] = {"hisa", "flat", "block", NULL};
-const char *const cli_exchange_names[] = {"auto", "owner", "oneshot", NULL};
+const char *const cli_exchange_names[] = {"auto", "owner", "oneshot", "lists", NULL};
 const char *const cli_queries_on_names[] = {"replicated", "sharded", NULL};
 static const char *const comm_names[] = {"auto", "self", "mpi", "nccl", NULL};
 static const char *const backend_names[] = {"auto", "cpu", "cuda", NULL};
@@ -47,12 +47,14 @@ enum {
 };
 
 void cli_options_init(cli_options_t *options) {
-    *options = (cli_options_t){.deadline = DEFAULT_DEADLINE, .comm_latency = -1, .sequences = 1};
+    *options = (cli_options_t){
+        .deadline = DEFAULT_DEADLINE, .comm_latency = -1, .sequences = 1, .num_exchanges = 1, .num_stripes = 1};
     hisa_select_options_init(&options->select);
     hisa_index_config_t config;
     hisa_index_config_init(&config);
     options->block_size = config.block_size;
     options->stripe = config.stripe;
+    options->stripes[0] = config.stripe;
 }
 
 void cli_options_free(cli_options_t *options) {
@@ -151,6 +153,36 @@ error_t cli_parse_word(cli_options_t *options, const char *name, const char *tex
         snprintf(known + used, sizeof known - used, "%s%s", i == 0 ? "" : ", ", words[i]);
     }
     return cli_bad_argument(options, "--%s: '%s' is not one of %s", name, text, known);
+}
+
+/* The next of the words that commas part; *rest is left behind its comma, or NULL after the last. False if it is too
+ * long to be one. */
+static bool next_word(const char **rest, char word[16]) {
+    const size_t length = strcspn(*rest, ",");
+    if (length >= 16) {
+        return false;
+    }
+    memcpy(word, *rest, length);
+    word[length] = '\0';
+    *rest = (*rest)[length] == ',' ? *rest + length + 1 : NULL;
+    return true;
+}
+
+error_t cli_parse_words(cli_options_t *options, const char *name, const char *text, const char *const *words,
+                        int *places, int *count) {
+    int n = 0;
+    for (const char *rest = text; rest != NULL; n++) {
+        char word[16];
+        if (n == CLI_LIST_MAX || !next_word(&rest, word)) {
+            return cli_bad_argument(options, "--%s: '%s' is not a list of %d words or fewer", name, text, CLI_LIST_MAX);
+        }
+        const error_t error = cli_parse_word(options, name, word, words, &places[n]);
+        if (error != 0) {
+            return error;
+        }
+    }
+    *count = n;
+    return 0;
 }
 
 /* A number of `unit`s, stored in *value times `scale`; greater than 0, or `zero`: at least 0. */
@@ -330,12 +362,41 @@ static const struct argp_option mode_options[] = {
 };
 const struct argp cli_mode_argp = {.options = mode_options, .parser = parse_mode};
 
-static error_t parse_stripe(cli_options_t *options, const char *text) {
+static error_t parse_stripe(cli_options_t *options, const char *text, int64_t *stripe) {
     if (strcmp(text, "contiguous") == 0) {
-        options->stripe = HISA_STRIPE_CONTIGUOUS;
+        *stripe = HISA_STRIPE_CONTIGUOUS;
         return 0;
     }
-    return cli_parse_int(options, "stripe", text, 1, INT32_MAX, &options->stripe);
+    return cli_parse_int(options, "stripe", text, 1, INT32_MAX, stripe);
+}
+
+static error_t parse_stripes(cli_options_t *options, const char *text) {
+    int n = 0;
+    if (!options->lists_taken) {
+        return parse_stripe(options, text, &options->stripe);
+    }
+    for (const char *rest = text; rest != NULL; n++) {
+        char word[16];
+        if (n == CLI_LIST_MAX || !next_word(&rest, word)) {
+            return cli_bad_argument(options, "--stripe: '%s' is not a list of %d stripes or fewer", text, CLI_LIST_MAX);
+        }
+        const error_t error = parse_stripe(options, word, &options->stripes[n]);
+        if (error != 0) {
+            return error;
+        }
+    }
+    options->num_stripes = n;
+    options->stripe = options->stripes[0];
+    return 0;
+}
+
+static error_t parse_exchanges(cli_options_t *options, const char *text) {
+    const error_t error = options->lists_taken
+                              ? cli_parse_words(options, "exchange", text, cli_exchange_names, options->exchanges,
+                                                &options->num_exchanges)
+                              : cli_parse_word(options, "exchange", text, cli_exchange_names, options->exchanges);
+    options->select.exchange = (hisa_exchange_t)options->exchanges[0];
+    return error;
 }
 
 /* Options that place work and never change a result. */
@@ -344,11 +405,9 @@ static error_t parse_placing(int key, char *arg, cli_options_t *options) {
     error_t error = 0;
     switch (key) {
     case KEY_STRIPE:
-        return parse_stripe(options, arg);
+        return parse_stripes(options, arg);
     case KEY_EXCHANGE:
-        error = cli_parse_word(options, "exchange", arg, cli_exchange_names, &place);
-        options->select.exchange = (hisa_exchange_t)place;
-        return error;
+        return parse_exchanges(options, arg);
     case KEY_QUERIES_ON:
         error = cli_parse_word(options, "queries-on", arg, cli_queries_on_names, &place);
         options->select.queries_on = (hisa_queries_on_t)place;
@@ -394,8 +453,11 @@ static const struct argp_option select_options[] = {
     {NULL, 0, NULL, 0, "How it is spread over ranks (never changes a result):", 4},
     {"stripe", KEY_STRIPE, "N|contiguous", 0,
      "Consecutive blocks a rank stores before the next rank's turn (default 1), or one contiguous range for each", 4},
-    {"exchange", KEY_EXCHANGE, "auto|owner|oneshot", 0,
-     "How ranks merge: at the row's owner, or all at once everywhere (default auto: by a cost model)", 4},
+    {"exchange", KEY_EXCHANGE, "auto|owner|oneshot|lists", 0,
+     "How ranks merge: at the row's owner, or all at once everywhere (default auto: by a cost model). lists, to "
+     "compare "
+     "with: every rank gathers and merges all ranks' lists of k tokens, as engines do",
+     4},
     {"queries-on", KEY_QUERIES_ON, "replicated|sharded", 0,
      "replicated (default): each rank passes all rows. sharded: each passes rows of its own", 4},
     {"rows-per-rank", KEY_ROWS_PER_RANK, "N,N,...", 0,

@@ -13,6 +13,9 @@ typedef enum cli_action { CLI_RUN, CLI_HELP, CLI_VERSION } cli_action_t;
 
 typedef enum cli_comm_kind { CLI_COMM_AUTO, CLI_COMM_SELF, CLI_COMM_MPI, CLI_COMM_NCCL } cli_comm_kind_t;
 
+/* Entries of a list of words. */
+#define CLI_LIST_MAX 8
+
 typedef struct cli_options {
     cli_action_t action;
     bool complained; /* a parser has recorded what is wrong */
@@ -33,6 +36,12 @@ typedef struct cli_options {
     int32_t block_size;
     int32_t sequences; /* of the index; set by the subcommand, else 1 */
     int64_t stripe;
+    /* What --exchange and --stripe list, if the subcommand set lists_taken; the first are in select and above. */
+    bool lists_taken;
+    int exchanges[CLI_LIST_MAX];
+    int num_exchanges; /* at least 1, as num_stripes */
+    int64_t stripes[CLI_LIST_MAX];
+    int num_stripes;
     int64_t append_chunk;   /* tokens, 0: chosen here */
     int64_t *rows_per_rank; /* owned; NULL: dealt evenly */
     int64_t rows_per_rank_count;
@@ -72,6 +81,10 @@ error_t cli_parse_ints(cli_options_t *options, const char *name, const char *tex
 /* A word of a list that NULL ends; *place is its place in the list. */
 error_t cli_parse_word(cli_options_t *options, const char *name, const char *text, const char *const *words,
                        int *place);
+
+/* Words with commas between them, CLI_LIST_MAX at the most: their places in the list of `words`. */
+error_t cli_parse_words(cli_options_t *options, const char *name, const char *text, const char *const *words,
+                        int *places, int *count);
 
 /* Names of modes, by hisa_mode_t, ended by NULL; and of exchanges and places of queries. */
 extern const char *const cli_mode_names[];

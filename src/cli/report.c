@@ -79,6 +79,8 @@ hisa_status_t cli_report_write(cli_report_t *report, cJSON *object, bool indente
             status = hisa_fail(HISA_ERR_NO_MEMORY, "out of memory for a JSON report");
         } else if (fprintf(file, "%s\n", text) < 0 && !report->to_stdout) {
             status = failed(report, "cannot write");
+        } else if (report->to_stdout) {
+            fflush(stdout); /* who reads along has what is finished, whatever becomes of the rest */
         }
     }
     cJSON_free(text);

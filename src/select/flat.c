@@ -24,14 +24,14 @@ static hisa_status_t scan(hisa_run_t *run, uint64_t *own_list, uint64_t *own_bou
     return status == HISA_OK ? hisa_run_step(run, HISA_STEP_SCORE_TOKENS) : status;
 }
 
-/* own_list, counts: this rank's entries, for placement local, which takes those that reach the threshold. */
+/* own_list, counts, width: this rank's entries, for placement local, which takes those that reach the threshold. */
 static hisa_status_t emit(hisa_run_t *run, const winners_t *winners, const uint64_t *own_list, const int32_t *counts,
-                          void *stream) {
+                          int32_t width, void *stream) {
     const hisa_output_t output = hisa_run_output(run);
     hisa_status_t status;
     if (run->options->placement == HISA_PLACE_LOCAL) {
-        status = run->ops->flat_emit_local(run->index->device, &run->index->shard, &run->lane->tile,
-                                           run->plan.list_width, own_list, counts, winners->threshold, &output, stream);
+        status = run->ops->flat_emit_local(run->index->device, &run->index->shard, &run->lane->tile, width, own_list,
+                                           counts, winners->threshold, &output, stream);
     } else {
         status = run->ops->flat_emit(run->index->device, &run->index->shard, &run->lane->tile, winners->positions,
                                      winners->selected, &output, stream);
@@ -39,36 +39,39 @@ static hisa_status_t emit(hisa_run_t *run, const winners_t *winners, const uint6
     return status == HISA_OK ? hisa_run_step(run, HISA_STEP_EMIT) : status;
 }
 
-/* Every rank's list to every rank, at its full width. */
-hisa_status_t hisa_run_flat_oneshot(hisa_run_t *run) {
+hisa_status_t hisa_run_merge_lists(hisa_run_t *run, uint64_t *lists, int32_t width) {
     const hisa_shard_t *shard = &run->index->shard;
-    const int64_t part = run->lane->tile.rows * run->plan.list_width;
-    uint64_t *lists = hisa_run_at(run, run->plan.lists);
-    uint64_t *own_list = lists + shard->rank * part;
+    const int64_t part = run->lane->tile.rows * width;
     const winners_t winners = winners_of(run);
     int64_t row_begin;
     int64_t rows;
     hisa_run_oneshot_rows(run, &row_begin, &rows);
-    hisa_status_t status = scan(run, own_list, hisa_run_at(run, run->plan.bounds), run->stream);
-    if (status == HISA_OK) {
-        status = hisa_run_exchange(run, HISA_STEP_MERGE_TOKENS);
-    }
+    hisa_status_t status = hisa_run_exchange(run, HISA_STEP_MERGE_TOKENS);
     if (status == HISA_OK) {
         status = hisa_comm_allgather(run->index->comm, lists, part * (int64_t)sizeof *lists, run->stream);
         status = hisa_run_exchange_end(run, HISA_STEP_MERGE_TOKENS, status);
     }
     if (status == HISA_OK) {
         for (int32_t p = 0; p < shard->ranks; ++p) {
-            run->recv_offsets[p] = p * part + row_begin * run->plan.list_width;
+            run->recv_offsets[p] = p * part + row_begin * width;
         }
-        status = run->ops->flat_merge(run->index->device, shard, &run->lane->tile, run->options->top_k,
-                                      run->plan.list_width, lists, run->recv_offsets, NULL, row_begin, rows,
-                                      winners.positions, winners.selected, winners.threshold, run->stream);
+        status = run->ops->flat_merge(run->index->device, shard, &run->lane->tile, run->options->top_k, width, lists,
+                                      run->recv_offsets, NULL, row_begin, rows, winners.positions, winners.selected,
+                                      winners.threshold, run->stream);
     }
     if (status == HISA_OK) {
         status = hisa_run_step(run, HISA_STEP_MERGE_TOKENS);
     }
-    return status == HISA_OK ? emit(run, &winners, own_list, NULL, run->stream) : status;
+    return status == HISA_OK ? emit(run, &winners, lists + shard->rank * part, NULL, width, run->stream) : status;
+}
+
+/* Every rank's list to every rank, at its full width. */
+hisa_status_t hisa_run_flat_oneshot(hisa_run_t *run) {
+    const int64_t part = run->lane->tile.rows * run->plan.list_width;
+    uint64_t *lists = hisa_run_at(run, run->plan.lists);
+    const hisa_status_t status =
+        scan(run, lists + run->index->shard.rank * part, hisa_run_at(run, run->plan.bounds), run->stream);
+    return status == HISA_OK ? hisa_run_merge_lists(run, lists, run->plan.list_width) : status;
 }
 
 /* One rank: what it found is the result, and a place among its own tokens is the position, whatever the placement. */
@@ -200,7 +203,7 @@ static hisa_status_t phase_spread(hisa_run_t *run, void *stream) {
 
 static hisa_status_t phase_emit(hisa_run_t *run, void *stream) {
     const winners_t winners = winners_of(run);
-    return emit(run, &winners, hisa_run_at(run, run->plan.lists), own_counts(run), stream);
+    return emit(run, &winners, hisa_run_at(run, run->plan.lists), own_counts(run), run->plan.list_width, stream);
 }
 
 const hisa_way_t hisa_way_flat = {.phase = {[HISA_PHASE_COPY] = hisa_run_copy,

@@ -43,7 +43,7 @@ static hisa_status_t check_choice(const char *name, int value, int last) {
 static hisa_status_t check_choices(const hisa_select_options_t *options) {
     hisa_status_t status = check_choice("mode", (int)options->mode, HISA_MODE_BLOCK);
     if (status == HISA_OK) {
-        status = check_choice("exchange", (int)options->exchange, HISA_EXCHANGE_ONESHOT);
+        status = check_choice("exchange", (int)options->exchange, HISA_EXCHANGE_LISTS);
     }
     if (status == HISA_OK) {
         status = check_choice("queries_on", (int)options->queries_on, HISA_QUERIES_SHARDED);

@@ -36,6 +36,7 @@ static void set_widths(const hisa_index_t *index, const hisa_select_options_t *o
     if (options->mode == HISA_MODE_FLAT) {
         plan->list_width = (int32_t)hisa_min(options->top_k, index->local_blocks * size);
     }
+    plan->token_width = (int32_t)hisa_min(options->top_k, plan->list_width * size);
 }
 
 /* Bytes that one more row in a tile adds to the lists and the pool, of a lane if there are several. */
@@ -47,6 +48,10 @@ static int64_t row_bytes(const hisa_index_t *index, const hisa_select_options_t 
     const int64_t scores = index->shard.block_size * (int64_t)sizeof(float);
     if (plan->single) {
         return plan->keep.width * ((int64_t)sizeof(int32_t) + scores);
+    }
+    if (plan->lists_of_tokens) {
+        const int64_t entries = plan->list_width + plan->token_width;
+        return ranks * entries * (int64_t)sizeof(uint64_t) + plan->list_width * scores + (int64_t)plan->keep.top_k * 8;
     }
     int64_t blocks = ranks * plan->list_width;
     if (plan->exchange == HISA_EXCHANGE_OWNER) { /* the pool: of own rows, and of others' rows what is kept here */
@@ -102,7 +107,7 @@ static void carve_two_stage(const hisa_index_t *index, const hisa_select_options
     const int64_t ranks = index->shard.ranks;
     const int64_t size = index->shard.block_size;
     const int64_t rows = plan->rows_cap;
-    const bool oneshot = plan->exchange == HISA_EXCHANGE_ONESHOT;
+    const bool oneshot = plan->exchange != HISA_EXCHANGE_OWNER;
     if (oneshot) {
         plan->lists = carve(carver, ranks, hisa_plan_part_bytes(plan, index->shard.block_size, rows));
         plan->work_kept = carve(carver, rows * plan->list_width, sizeof(int32_t));
@@ -121,6 +126,23 @@ static void carve_two_stage(const hisa_index_t *index, const hisa_select_options
     plan->selected = carve(carver, options->mode == HISA_MODE_HISA ? rows * options->top_k : 0, sizeof(float));
 }
 
+static void carve_lists(const hisa_index_t *index, const hisa_select_options_t *options, carver_t *carver,
+                        hisa_plan_t *plan) {
+    const int64_t ranks = index->shard.ranks;
+    const int64_t size = index->shard.block_size;
+    const int64_t rows = plan->rows_cap;
+    plan->lists = carve(carver, ranks * rows * plan->list_width, sizeof(uint64_t));
+    plan->kept = carve(carver, rows * plan->keep.width, sizeof(int32_t));
+    plan->work_kept = carve(carver, rows * plan->list_width, sizeof(int32_t));
+    plan->work = carve(carver, rows * plan->list_width, sizeof(int32_t));
+    plan->pool = carve(carver, rows * plan->list_width, size * (int64_t)sizeof(float));
+    plan->bitmap = carve(carver, rows * plan->list_width, size / 8);
+    plan->selected = carve(carver, rows * options->top_k, sizeof(float));
+    plan->tokens = carve(carver, ranks * rows * plan->token_width, sizeof(uint64_t));
+    plan->positions = carve(carver, rows * options->top_k, sizeof(int32_t));
+    plan->threshold = carve(carver, rows, sizeof(uint64_t));
+}
+
 static void carve_single(const hisa_index_t *index, carver_t *carver, hisa_plan_t *plan) {
     const int64_t blocks = plan->rows_cap * plan->keep.width;
     const int64_t size = index->shard.block_size;
@@ -136,7 +158,7 @@ static void carve_flat(const hisa_index_t *index, const hisa_select_options_t *o
                        hisa_plan_t *plan) {
     const int64_t ranks = index->shard.ranks;
     const int64_t rows = plan->rows_cap;
-    const bool oneshot = plan->exchange == HISA_EXCHANGE_ONESHOT;
+    const bool oneshot = plan->exchange != HISA_EXCHANGE_OWNER;
     plan->lists = carve(carver, (oneshot ? ranks : 1) * rows * plan->list_width, sizeof(uint64_t));
     plan->bounds = carve(carver, ranks * rows, sizeof(uint64_t));
     plan->counts = carve(carver, ranks * rows, sizeof(int32_t));
@@ -146,21 +168,31 @@ static void carve_flat(const hisa_index_t *index, const hisa_select_options_t *o
     plan->threshold = carve(carver, rows, sizeof(uint64_t));
 }
 
+/* Lists of tokens are merged as in mode flat. */
+static int64_t scratch_bytes(const hisa_index_t *index, const hisa_select_options_t *options, const hisa_plan_t *plan) {
+    const hisa_backend_ops_t *ops = hisa_index_ops(index);
+    const bool flat = options->mode == HISA_MODE_FLAT;
+    const int64_t bytes = ops->scratch_bytes(index->device, plan->rows_cap, plan->keep.width, options->top_k,
+                                             index->local_blocks, index->shard.ranks, flat);
+    return plan->lists_of_tokens
+               ? hisa_max(bytes, ops->scratch_bytes(index->device, plan->rows_cap, plan->keep.width, options->top_k,
+                                                    index->local_blocks, index->shard.ranks, true))
+               : bytes;
+}
+
 hisa_status_t hisa_plan_make(const hisa_index_t *index, const hisa_select_options_t *options, hisa_exchange_t exchange,
                              int64_t rows, hisa_plan_t *plan) {
     const hisa_backend_ops_t *ops = hisa_index_ops(index);
     const hisa_shard_t *shard = &index->shard;
     const bool flat = options->mode == HISA_MODE_FLAT;
     carver_t carver = {0};
-    *plan = (hisa_plan_t){.exchange = exchange};
+    *plan = (hisa_plan_t){.exchange = exchange,
+                          .lists_of_tokens = exchange == HISA_EXCHANGE_LISTS && options->mode == HISA_MODE_HISA};
     /* Who asks for an exchange by name gets its way even on one rank. */
     plan->single = shard->ranks == 1 && options->exchange == HISA_EXCHANGE_AUTO && (flat || ops->keep_blocks != NULL);
     set_widths(index, options, plan);
     set_rows(index, options, rows, plan);
-    plan->scratch = carve(&carver,
-                          ops->scratch_bytes(index->device, plan->rows_cap, plan->keep.width, options->top_k,
-                                             index->local_blocks, shard->ranks, flat),
-                          1);
+    plan->scratch = carve(&carver, scratch_bytes(index, options, plan), 1);
     plan->lane_begin = carver.next;
     carver.next = 0;
     plan->row = carve(&carver, plan->rows_cap, sizeof(hisa_row_t));
@@ -173,6 +205,8 @@ hisa_status_t hisa_plan_make(const hisa_index_t *index, const hisa_select_option
         carve_flat(index, options, &carver, plan);
     } else if (plan->single) {
         carve_single(index, &carver, plan);
+    } else if (plan->lists_of_tokens) {
+        carve_lists(index, options, &carver, plan);
     } else {
         carve_two_stage(index, options, &carver, plan);
     }

@@ -6,9 +6,11 @@
 #include "index/index.h"
 
 typedef struct hisa_plan {
-    hisa_exchange_t exchange; /* OWNER or ONESHOT */
+    hisa_exchange_t exchange; /* never AUTO */
+    bool lists_of_tokens;     /* exchange LISTS where it is not one-shot: in mode hisa */
     bool single;              /* one rank, nothing exchanged: single.c */
     hisa_keep_t keep;
+    int32_t token_width;  /* lists_of_tokens: entries of a rank's list of tokens */
     int32_t list_width;   /* entries of a rank's own list: of blocks, or of tokens in mode flat */
     int64_t tile_rows;    /* rows aimed at in a tile */
     int64_t rows_cap;     /* most rows in a tile: dealing adds up to one row a rank */
@@ -27,20 +29,22 @@ typedef struct hisa_plan {
     int64_t lists;     /* blocks: uint64 [ranks][rows][list_width]; one-shot: a rank's part also holds its pool */
     int64_t kept;      /* int32 [rows][keep.width] */
     int64_t place;     /* int32 [rows][keep.width] */
-    int64_t work_kept; /* int32 [rows][list_width], one-shot */
+    int64_t work_kept; /* int32 [rows][list_width], one-shot and lists_of_tokens */
     int64_t work;      /* int32 [rows][keep.width or list_width] */
-    int64_t pool;      /* f32, owner merge: pool_receive blocks, then those to send; single: [rows][keep.width][B] */
-    int64_t bitmap;    /* [rows][keep.width * B / 8] */
+    int64_t pool;      /* f32, owner merge: pool_receive blocks, then those to send; single: [rows][keep.width][B];
+                          lists_of_tokens: [rows][list_width][B] */
+    int64_t bitmap;    /* [rows][keep.width * B / 8], lists_of_tokens: [rows][list_width * B / 8] */
     int64_t selected;  /* f32 [rows][k] */
     int64_t bounds;    /* flat: uint64 [ranks][rows] */
     int64_t counts;    /* flat: int32 [ranks][rows] */
     int64_t receive;   /* flat, owner merge: uint64, entries of own rows from all ranks */
-    int64_t positions; /* flat: int32 [rows][k] */
-    int64_t threshold; /* flat: uint64 [rows] */
+    int64_t tokens;    /* lists_of_tokens: uint64 [ranks][rows][token_width] */
+    int64_t positions; /* flat and lists_of_tokens: int32 [rows][k] */
+    int64_t threshold; /* likewise: uint64 [rows] */
     int64_t bytes;     /* all of it */
 } hisa_plan_t;
 
-/* options are checked; exchange is OWNER or ONESHOT (hisa_policy_choose); rows over all ranks.
+/* options are checked; exchange is not AUTO (hisa_policy_choose); rows over all ranks.
  * HISA_ERR_INVALID_ARGUMENT where sizes overflow. */
 hisa_status_t hisa_plan_make(const hisa_index_t *index, const hisa_select_options_t *options, hisa_exchange_t exchange,
                              int64_t rows, hisa_plan_t *plan);

@@ -7,7 +7,7 @@
 
 #include "base/checked.h"
 
-enum { ONESHOT_CALLS = 1, OWNER_CALLS = 4, OWNER_WAITS = 2 };
+enum { ONESHOT_CALLS = 1, OWNER_CALLS = 4, OWNER_WAITS = 2, LISTS_CALLS = 2 };
 
 void hisa_policy_of(const hisa_index_t *index, hisa_policy_t *policy) {
     const hisa_backend_ops_t *ops = hisa_index_ops(index);
@@ -55,6 +55,29 @@ static double owner_row_bytes(const hisa_policy_t *policy, const hisa_select_opt
            peers * blocks * size / 8 / ranks;
 }
 
+/* The same where all gather lists: of blocks, then of tokens. */
+static double lists_row_bytes(const hisa_policy_t *policy, const hisa_select_options_t *options) {
+    const double peers = policy->ranks - 1;
+    const double local = (double)policy->local_blocks;
+    const double blocks = options->top_blocks < local ? options->top_blocks : local;
+    const double tokens = blocks * policy->block_size;
+    return peers * 8 * (blocks + (tokens < options->top_k ? tokens : options->top_k));
+}
+
+double hisa_policy_exchange_seconds(const hisa_policy_t *policy, const hisa_select_options_t *options,
+                                    hisa_exchange_t exchange, int64_t rows, int64_t tiles) {
+    double calls = ONESHOT_CALLS;
+    double bytes = oneshot_row_bytes(policy, options);
+    if (exchange == HISA_EXCHANGE_OWNER) {
+        calls = OWNER_CALLS;
+        bytes = owner_row_bytes(policy, options);
+    } else if (exchange == HISA_EXCHANGE_LISTS && options->mode == HISA_MODE_HISA) {
+        calls = LISTS_CALLS;
+        bytes = lists_row_bytes(policy, options);
+    }
+    return calls * (double)tiles * policy->comm.latency + (double)rows * bytes / policy->comm.bandwidth;
+}
+
 /* Seconds of a row's tokens, scored and selected from. */
 static double row_work(const hisa_policy_t *policy, const hisa_select_options_t *options, hisa_exchange_t exchange) {
     const double size = policy->block_size;
@@ -75,11 +98,9 @@ static double row_work(const hisa_policy_t *policy, const hisa_select_options_t 
 
 double hisa_policy_seconds(const hisa_policy_t *policy, const hisa_select_options_t *options, hisa_exchange_t exchange,
                            int64_t rows) {
-    const bool owner = exchange == HISA_EXCHANGE_OWNER;
-    const double call = owner ? OWNER_CALLS * policy->comm.latency + OWNER_WAITS * policy->host_wait
-                              : ONESHOT_CALLS * policy->comm.latency;
-    const double bytes = owner ? owner_row_bytes(policy, options) : oneshot_row_bytes(policy, options);
-    return call + (double)rows * (bytes / policy->comm.bandwidth + row_work(policy, options, exchange));
+    const double waits = exchange == HISA_EXCHANGE_OWNER ? OWNER_WAITS * policy->host_wait : 0;
+    return waits + hisa_policy_exchange_seconds(policy, options, exchange, rows, 1) +
+           (double)rows * row_work(policy, options, exchange);
 }
 
 hisa_exchange_t hisa_policy_cheaper(const hisa_policy_t *policy, const hisa_select_options_t *options, int64_t rows) {

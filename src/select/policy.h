@@ -19,7 +19,12 @@ typedef struct hisa_policy {
 
 void hisa_policy_of(const hisa_index_t *index, hisa_policy_t *policy);
 
-/* What a call of `rows` rows over all ranks takes by that exchange, without what both exchanges have in common. */
+/* What the collectives of a call of `rows` rows over all ranks take by themselves, in so many tiles. Any exchange but
+ * AUTO. */
+double hisa_policy_exchange_seconds(const hisa_policy_t *policy, const hisa_select_options_t *options,
+                                    hisa_exchange_t exchange, int64_t rows, int64_t tiles);
+
+/* What a call of `rows` rows over all ranks takes by OWNER or ONESHOT, without what both exchanges have in common. */
 double hisa_policy_seconds(const hisa_policy_t *policy, const hisa_select_options_t *options, hisa_exchange_t exchange,
                            int64_t rows);
 
@@ -33,7 +38,7 @@ int64_t hisa_policy_switch(const hisa_policy_t *policy, const hisa_select_option
  * last one, which nothing hides. Never fewer for more rows; at least 1 if rows is. */
 int64_t hisa_policy_tile(const hisa_policy_t *policy, const hisa_select_options_t *options, int64_t rows);
 
-/* OWNER or ONESHOT for a call of `rows` rows over all ranks: what options say, or else the cheaper. */
+/* For a call of `rows` rows over all ranks: what options say, or else the cheaper of OWNER and ONESHOT. */
 hisa_exchange_t hisa_policy_choose(const hisa_index_t *index, const hisa_select_options_t *options, int64_t rows);
 
 #endif

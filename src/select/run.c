@@ -240,7 +240,10 @@ static hisa_status_t run_all(hisa_run_t *run) {
     if (run->plan.single) {
         return run_each(run, run->options->mode == HISA_MODE_FLAT ? hisa_run_flat_single : hisa_run_single);
     }
-    if (run->plan.exchange == HISA_EXCHANGE_ONESHOT) {
+    if (run->plan.lists_of_tokens) {
+        return run_each(run, hisa_run_two_stage_lists);
+    }
+    if (run->plan.exchange != HISA_EXCHANGE_OWNER) {
         return run_each(run, run->options->mode == HISA_MODE_FLAT ? hisa_run_flat_oneshot : hisa_run_two_stage_oneshot);
     }
     switch (run->options->mode) {

@@ -102,7 +102,12 @@ hisa_status_t hisa_run_load(hisa_run_t *run, void *stream);
 hisa_status_t hisa_run_two_stage_oneshot(hisa_run_t *run);
 hisa_status_t hisa_run_single(hisa_run_t *run);
 hisa_status_t hisa_run_flat_oneshot(hisa_run_t *run);
+hisa_status_t hisa_run_two_stage_lists(hisa_run_t *run);
 hisa_status_t hisa_run_flat_single(hisa_run_t *run);
+
+/* The second half of the ways whose ranks gather lists of tokens: every rank's list to every rank, the merge of all
+ * rows there, and the results. lists: uint64 [ranks][rows of the tile][width], this rank's part filled in. */
+hisa_status_t hisa_run_merge_lists(hisa_run_t *run, uint64_t *lists, int32_t width);
 
 /* All tiles by owner merge, under way side by side where the plan has lanes for it. */
 hisa_status_t hisa_run_pipeline(hisa_run_t *run, const hisa_way_t *way);

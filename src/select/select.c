@@ -24,9 +24,10 @@ hisa_status_t hisa_select_workspace_size(const hisa_index_t *index, const hisa_s
     }
     /* The policy may take either way, by the number of rows of each call. */
     int64_t most = 0;
-    for (hisa_exchange_t exchange = HISA_EXCHANGE_OWNER; exchange <= HISA_EXCHANGE_ONESHOT; ++exchange) {
+    for (hisa_exchange_t exchange = HISA_EXCHANGE_OWNER; exchange <= HISA_EXCHANGE_LISTS; ++exchange) {
+        const bool automatic = options->exchange == HISA_EXCHANGE_AUTO && exchange != HISA_EXCHANGE_LISTS;
         hisa_plan_t plan;
-        if (options->exchange != HISA_EXCHANGE_AUTO && options->exchange != exchange) {
+        if (!automatic && options->exchange != exchange) {
             continue;
         }
         status = hisa_plan_make(index, options, exchange, max_rows, &plan);

@@ -1,4 +1,5 @@
-/* Modes hisa and block across ranks: the owner merge and the one-shot exchange (README.md says how they differ). */
+/* Modes hisa and block across ranks: the owner merge, the one-shot exchange (README.md says how they differ), and what
+ * engines do without either, to compare with. */
 #include "select/run.h"
 
 #include "base/checked.h"
@@ -98,6 +99,64 @@ hisa_status_t hisa_run_two_stage_oneshot(hisa_run_t *run) {
         status = hisa_run_step(run, HISA_STEP_MERGE_TOKENS);
     }
     return status == HISA_OK ? emit(run, &picked, run->stream) : status;
+}
+
+/* ---------------------------------------------------------------------------------------------- lists */
+
+/* This rank's best tokens inside the kept blocks that it stores, as a list. */
+static hisa_status_t list_own_tokens(hisa_run_t *run, uint64_t *own_tokens) {
+    const hisa_plan_t *plan = &run->plan;
+    const hisa_shard_t *shard = &run->index->shard;
+    const hisa_tile_t *tile = &run->lane->tile;
+    hisa_device_t *device = run->index->device;
+    int32_t *own = hisa_run_at(run, plan->work_kept);
+    int32_t *place = hisa_run_at(run, plan->work);
+    float *pool = hisa_run_at(run, plan->pool);
+    uint8_t *bitmap = hisa_run_at(run, plan->bitmap);
+    float *selected = hisa_run_at(run, plan->selected);
+    hisa_status_t status = run->ops->own_blocks(device, shard, tile, plan->keep.width, hisa_run_at(run, plan->kept),
+                                                plan->list_width, own, place, run->stream);
+    if (status == HISA_OK) {
+        status = score_tokens(run, plan->list_width, own, place, pool, run->stream);
+    }
+    if (status == HISA_OK) {
+        status = run->ops->select_tokens(device, shard, tile, plan->list_width, run->options->top_k, 0, tile->rows, own,
+                                         place, pool, bitmap, selected, run->stream);
+    }
+    if (status == HISA_OK) {
+        status = run->ops->list_tokens(device, shard, tile, plan->list_width, run->options->top_k, own, bitmap,
+                                       selected, plan->token_width, own_tokens, run->stream);
+    }
+    return status;
+}
+
+/* Block lists to all, who all merge them; then lists of tokens likewise. */
+hisa_status_t hisa_run_two_stage_lists(hisa_run_t *run) {
+    const hisa_plan_t *plan = &run->plan;
+    const hisa_shard_t *shard = &run->index->shard;
+    const hisa_tile_t *tile = &run->lane->tile;
+    const int64_t part = tile->rows * plan->list_width;
+    uint64_t *lists = hisa_run_at(run, plan->lists);
+    uint64_t *tokens = hisa_run_at(run, plan->tokens);
+    hisa_status_t status = score_blocks(run, lists + shard->rank * part, run->stream);
+    if (status == HISA_OK) {
+        status = hisa_run_exchange(run, HISA_STEP_MERGE_BLOCKS);
+    }
+    if (status == HISA_OK) {
+        status = hisa_comm_allgather(run->index->comm, lists, part * (int64_t)sizeof *lists, run->stream);
+        status = hisa_run_exchange_end(run, HISA_STEP_MERGE_BLOCKS, status);
+    }
+    if (status == HISA_OK) {
+        status = run->ops->merge_blocks(run->index->device, shard, tile, &plan->keep, lists, plan->list_width, part, 0,
+                                        0, tile->rows, hisa_run_at(run, plan->kept), NULL, NULL, run->stream);
+    }
+    if (status == HISA_OK) {
+        status = hisa_run_step(run, HISA_STEP_MERGE_BLOCKS);
+    }
+    if (status == HISA_OK) {
+        status = list_own_tokens(run, tokens + shard->rank * tile->rows * plan->token_width);
+    }
+    return status == HISA_OK ? hisa_run_merge_lists(run, tokens, plan->token_width) : status;
 }
 
 /* ---------------------------------------------------------------------------------------------- owner merge */

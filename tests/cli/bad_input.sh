@@ -110,6 +110,13 @@ bad_options() {
     refused 1 "head.dim" "$HISA" synth --tokens 100 --head-dim 24 --keys outputs/k --queries outputs/q
     refused 1 "no/folder" "$HISA" synth --tokens 100 --rows 1 --keys no/folder/k --queries outputs/q
     refused 2 "--mode.*'fast'" "$HISA" bench --mode hisa,fast
+    refused 2 "--exchange.*'fast'" "$HISA" bench --exchange owner,fast
+    refused 2 "--exchange.*''" "$HISA" bench --exchange owner,
+    refused 2 "--stripe.*'0'" "$HISA" bench --stripe 1,0
+    refused 2 "--stripe.*list of" "$HISA" bench --stripe 1,1,1,1,1,1,1,1,1
+    refused 2 "--exchange.*'owner,oneshot'" "$HISA" select "${FILES[@]}" --out out --exchange owner,oneshot
+    refused 2 "--stripe.*'1,2'" "$HISA" select "${FILES[@]}" --out out --stripe 1,2
+    refused 2 "--as-ranks takes one" "$HISA" bench --as-ranks 2 --stripe 1,2
     refused 2 "--keys and --queries" "$HISA" bench --keys good.k
     refused 2 "--sequences.*synthetic" "$HISA" bench "${FILES[@]}" --sequences 2
     refused 2 "--rows.*5 rows.*2 sequences" "$HISA" bench --rows 5 --sequences 2

@@ -83,7 +83,7 @@ one_factor() {
     for x in 1 100 128 1000; do
         same "$trace" "$mode" $many --append-chunk $x
     done
-    for x in owner oneshot; do
+    for x in owner oneshot lists; do
         same "$trace" "$mode" $many --exchange $x
         same "$trace" "$mode" $many --exchange $x --queries-on sharded
         same "$trace" "$mode" $many --exchange $x --queries-on sharded --rows-per-rank "$(deal "$trace" $many)"
@@ -114,7 +114,7 @@ random_one() {
     pick n $RANKS
     pick stripe 1 2 3 7 contiguous
     pick chunk 0 77 100 128 1000
-    pick exchange auto owner oneshot
+    pick exchange auto owner oneshot lists
     pick threads 1 2
     pick tile 0 1 3 16
     pick place replicated sharded uneven
@@ -129,7 +129,7 @@ all_combinations() {
     for n in $RANKS; do
         for stripe in 1 2 7 contiguous; do
             for chunk in 1 100 128 1000 0; do
-                for exchange in owner oneshot; do
+                for exchange in owner oneshot lists; do
                     for where in replicated sharded uneven; do
                         local places=(--queries-on "$where")
                         [ $where = uneven ] && places=(--queries-on sharded --rows-per-rank "$(deal "$trace" "$n")")

@@ -104,7 +104,27 @@ if [ -n "$MPIRUN" ]; then
     passes_on 3 "$HISA" bench --tokens 4K "${BENCH[@]}" --mode hisa --exchange owner --json - && cp passes.out owner
     json owner 'd["exchange"] == "owner" and d["bytes_sent_per_query_and_rank"] > 0 and d["ranks"] == 3' lines
     json owner 'd["allgather_bytes_per_query_and_rank"] == 8 * 200 * 2' lines
+    # Exchanges are parts of their steps, and on the CPU nothing runs under them.
+    json owner '0 < d["exchanges"]["seconds"]["median"] < d["exchanges"]["in_order_seconds"]["median"]' lines
+    json owner 'all(0 <= s["exchange_seconds"]["median"] <= s["seconds"]["median"] for s in d["steps"])' lines
+    json owner '0 < d["exchanges"]["seconds_least_waiting"]["median"] <= d["exchanges"]["seconds"]["median"]' lines
+    json owner 'd["exchanges"]["tiles"] == 1 and d["exchanges"]["hidden_share"] == 0 < d["exchanges"]["predicted_seconds"]' lines
+    passes_on 3 "$HISA" bench --tokens 4K "${BENCH[@]}" --mode hisa --exchange lists --tile-rows 4 --json - && cp passes.out lists
+    json lists 'd["exchange"] == "lists" and d["exchanges"]["tiles"] == 2' lines
+    json lists 'd["bytes_received_per_query_and_rank"] == 8 * (200 + 16) * 2' lines
 fi
+# Each exchange on each stripe, and the speedup over the flat one like it.
+passes_on $MANY "$HISA" bench --tokens 4K "${BENCH[@]}" --exchange owner,lists,auto --stripe 1,contiguous --json lists &&
+    says '^flat +[-a-z]+ +[-a-z0-9]+ +4096 '
+[ "$(wc -l <lists)" -eq 12 ] || fail "bench: 12 lines of JSON expected"
+json lists 'd["speedup_over_flat"] > 0' lines
+json lists '(d["mode"] == "flat") == (d["speedup_over_flat"] == 1)' lines
+passes python3 -c '
+import json
+docs = [json.loads(line) for line in open("lists")]
+assert [d["stripe"] for d in docs] == [1] * 6 + [0] * 6, docs
+assert [d["mode"] for d in docs] == (["hisa"] * 3 + ["flat"] * 3) * 2, docs
+assert [d["exchange"] for d in docs][:2] == ["owner", "lists"], docs'
 # Nothing but errors goes to stderr, and none of the above was one.
 passes "$HISA" audit "${TRACE[@]}" "${SMALL[@]}"
 [ -s passes.err ] && fail "progress in a pipe: $(cat passes.err)"

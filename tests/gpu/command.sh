@@ -73,6 +73,7 @@ for a, b in zip(cpu, cuda):
     # Steps are parts of a call; the events between them cost some microseconds each.
     steps = sum(s["seconds"]["median"] for s in b["steps"])
     assert 0 < steps < 3 * b["seconds"]["median"] + 200e-6, b
+    assert "exchanges" not in b, b
     assert b["device"]["l2_bytes"] > 0 and b["device"]["name"] and b["ceilings"]["copy_bytes_per_second"] > 1e10, b
 PYTHON
 done
@@ -86,6 +87,13 @@ graph = report["graph"]
 for name in ("seconds", "seconds_l2_emptied", "seconds_back_to_back"):
     assert 0 < graph[name]["min"] <= graph[name]["median"] <= graph[name]["max"] < 1, report
 assert report["sequences"] == 4 and report["query_sets"] > 1 and report["commit"] == 'a "quoted" one', report
+PYTHON
+# What cannot be captured is timed without.
+"$hisa" bench --backend cuda --tokens 4096 --rows 4 --mode hisa --exchange owner,lists --graph --repeats 5 --json "$dir/graph"
+python3 - "$dir/graph" <<'PYTHON'
+import json, sys
+owner, lists = (json.loads(line) for line in open(sys.argv[1]))
+assert "graph" not in owner and lists["graph"]["seconds"]["median"] > 0, (owner, lists)
 PYTHON
 # Ranks one after another on the device: the command itself holds their selections up to one rank's.
 for exchange in auto owner; do

@@ -122,7 +122,7 @@ START_TEST(named) {
     named_cases[_i].build(&made);
     made.config.backend = HISA_BACKEND_CUDA;
     gpu_use_scorer(HISA_CUDA_SCORER_F32);
-    for (int exchange = HISA_EXCHANGE_OWNER; exchange <= HISA_EXCHANGE_ONESHOT; ++exchange) {
+    for (int exchange = HISA_EXCHANGE_OWNER; exchange <= HISA_EXCHANGE_LISTS; ++exchange) {
         run_t run;
         char why[256] = "";
         run_plain(&run, &made, 1);

@@ -41,7 +41,7 @@ START_TEST(tiling_and_rows) {
     hisa_index_t *index = gpu_index(&drift, HISA_BACKEND_CUDA, BLOCK, 0);
     results_t all = results_make(ROWS, &options);
     gpu_select(index, &drift, &options, 0, 2, &all);
-    for (int exchange = HISA_EXCHANGE_OWNER; exchange <= HISA_EXCHANGE_ONESHOT; ++exchange) {
+    for (int exchange = HISA_EXCHANGE_OWNER; exchange <= HISA_EXCHANGE_LISTS; ++exchange) {
         for (size_t t = 0; t < sizeof tiles / sizeof tiles[0]; ++t) {
             results_t got = results_make(ROWS, &options);
             hisa_select_options_t tiled = options;

@@ -14,7 +14,7 @@
 
 #include "support/select_suite.h"
 
-enum { TOKENS = 30011, ROWS = 61, HEADS = 64, BLOCK = 128, TILE = 7, WAYS = 12 };
+enum { TOKENS = 30011, ROWS = 61, HEADS = 64, BLOCK = 128, TILE = 7, WAYS = 18 };
 
 /* -- one GPU as the reference -- */
 
@@ -86,9 +86,9 @@ START_MPI_TEST(as_a_single_gpu) {
             const int way = (7 * i + 5 * stripe) % WAYS;   /* a part of them holds some of each */
             run_draw(&run, &rng, &made, mpi_suite_size()); /* the index stays as it is; draws who has which rows */
             run.stripe = stripes[stripe];
-            run.exchange = way % 2 == 0 ? HISA_EXCHANGE_OWNER : HISA_EXCHANGE_ONESHOT;
-            run.queries_on = way / 2 % 2 == 0 ? HISA_QUERIES_REPLICATED : HISA_QUERIES_SHARDED;
-            run.placement = (hisa_placement_t)(way / 4);
+            run.exchange = (hisa_exchange_t)(HISA_EXCHANGE_OWNER + way % 3);
+            run.queries_on = way / 3 % 2 == 0 ? HISA_QUERIES_REPLICATED : HISA_QUERIES_SHARDED;
+            run.placement = (hisa_placement_t)(way / 6);
             run.tile_rows = tiles[(way + stripe) % 3];
             run.want_counts = true;
             char why[256] = "";

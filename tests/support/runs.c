@@ -108,7 +108,7 @@ void run_draw(run_t *run, rng_t *rng, const test_case_t *made, int ranks) {
     }
     run->keys_on = rng_chance(rng, 50) ? HISA_KEYS_REPLICATED : HISA_KEYS_LOCAL;
     run->threads = (int)rng_range(rng, 1, 2);
-    run->exchange = (hisa_exchange_t)rng_range(rng, HISA_EXCHANGE_AUTO, HISA_EXCHANGE_ONESHOT);
+    run->exchange = (hisa_exchange_t)rng_range(rng, HISA_EXCHANGE_AUTO, HISA_EXCHANGE_LISTS);
     run->queries_on = rng_chance(rng, 50) ? HISA_QUERIES_REPLICATED : HISA_QUERIES_SHARDED;
     run->placement = (hisa_placement_t)rng_range(rng, HISA_PLACE_REPLICATED, HISA_PLACE_LOCAL);
     run->tile_rows = tiles[rng_range(rng, 0, 4)];

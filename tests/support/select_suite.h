@@ -58,7 +58,7 @@ START_MPI_TEST(named) {
     for (int i = 0; i < test_part(4); ++i) {
         const int way = _i + i;
         run_draw(&run, &rng, &made, mpi_suite_size());
-        run.exchange = way % 2 == 0 ? HISA_EXCHANGE_OWNER : HISA_EXCHANGE_ONESHOT;
+        run.exchange = (hisa_exchange_t)(HISA_EXCHANGE_OWNER + way % 3);
         const bool well = run_agreed(&run, &made, comm);
         ck_assert_msg(well, "%s", named_cases[_i].name);
     }
@@ -77,15 +77,15 @@ START_MPI_TEST(all_ways) {
     made.options.mode = (hisa_mode_t)_i;
     test_case_again(&made);
     rng_t rng = {77};
-    enum { WAYS = 4 * 2 * 2 * 3 };
+    enum { WAYS = 4 * 3 * 2 * 3 };
     for (int i = 0; i < test_part(WAYS); ++i) {
         const int way = (29 * i + 11 * _i) % WAYS; /* a part of them holds some of each */
         run_t run;
         run_draw(&run, &rng, &made, mpi_suite_size());
         run.stripe = stripes[way % 4];
-        run.exchange = way / 4 % 2 == 0 ? HISA_EXCHANGE_OWNER : HISA_EXCHANGE_ONESHOT;
-        run.queries_on = way / 8 % 2 == 0 ? HISA_QUERIES_REPLICATED : HISA_QUERIES_SHARDED;
-        run.placement = (hisa_placement_t)(way / 16);
+        run.exchange = (hisa_exchange_t)(HISA_EXCHANGE_OWNER + way / 4 % 3);
+        run.queries_on = way / 12 % 2 == 0 ? HISA_QUERIES_REPLICATED : HISA_QUERIES_SHARDED;
+        run.placement = (hisa_placement_t)(way / 24);
         run.want_counts = true;
         run.pass_rows_per_rank = run.pass_rows_per_rank || (run.flags & HISA_SELECT_UNCHECKED) != 0;
         ck_assert_msg(run_agreed(&run, &made, comm), "way %d", way);
@@ -161,6 +161,37 @@ START_MPI_TEST(ownership) {
     select_suite_done(comm);
 }
 
+/* The exchange to compare with gathers what is said of it, from every rank: a row's list of blocks, then its list of k
+ * tokens, 8 bytes an entry. */
+START_MPI_TEST(bytes_of_lists) {
+    const int ranks = mpi_suite_size();
+    hisa_comm_t *comm = select_suite_comm();
+    test_case_t made;
+    named_cases[10].build(&made);
+    made.config.backend = SELECT_SUITE_BACKEND;
+    made.options.mode = HISA_MODE_HISA;
+    made.options.top_blocks = 2;
+    made.options.top_k = 20;
+    test_case_again(&made);
+    run_t run;
+    run_plain(&run, &made, ranks);
+    run.exchange = HISA_EXCHANGE_LISTS;
+    hisa_index_t *index = NULL;
+    ck_ok(run_create_index(&run, &made, comm, &index));
+    char why[256] = "";
+    const bool well = run_check_index(&run, &made, comm, index, why, sizeof why);
+    ck_assert(agreed(well, &run, &made, why));
+    hisa_stats_t stats = {.struct_size = sizeof stats};
+    ck_ok(hisa_index_stats(index, &stats));
+    ck_assert_int_eq(stats.exchange, HISA_EXCHANGE_LISTS);
+    const int64_t lists = 8 * (ranks - 1) * made.num_rows;
+    ck_assert_int_eq(stats.steps[HISA_STEP_MERGE_BLOCKS].bytes_received, lists * made.options.top_blocks);
+    ck_assert_int_eq(stats.steps[HISA_STEP_MERGE_TOKENS].bytes_received, lists * made.options.top_k);
+    hisa_index_destroy(index);
+    test_case_free(&made);
+    select_suite_done(comm);
+}
+
 /* What all ranks send in a step, all ranks receive; keys are scored once each in mode flat. */
 START_MPI_TEST(statistics) {
     const int ranks = mpi_suite_size();
@@ -220,6 +251,7 @@ static inline void select_suite_add(TCase *tests) {
     tcase_add_test(tests, calls_in_a_row);
     tcase_add_test(tests, ownership);
     tcase_add_loop_test(tests, statistics, 0, 2);
+    tcase_add_test(tests, bytes_of_lists);
     tcase_add_test(tests, random_cases);
 }
 

@@ -83,7 +83,14 @@ START_TEST(test_by_hand) {
     /* 4 blocks' lists, (8 + 4)/2 bytes each; 4 * 16 scores / 4 * 4 bytes; a bitmap of 64 bits / 2; half of the work. */
     ck_assert_double_eq_tol(hisa_policy_seconds(&policy, &options, HISA_EXCHANGE_OWNER, 10),
                             5 + 10 * ((24 + 64 + 4) / 8.0 + 32 + 0.5), 1e-9);
+    /* One peer's lists of 3 blocks and 32 tokens; the owner merge's bytes once, whatever the tiles. */
+    ck_assert_double_eq_tol(hisa_policy_exchange_seconds(&policy, &options, HISA_EXCHANGE_LISTS, 10, 1),
+                            2 + 10 * (24 + 256) / 8.0, 1e-9);
+    ck_assert_double_eq_tol(hisa_policy_exchange_seconds(&policy, &options, HISA_EXCHANGE_OWNER, 10, 3),
+                            3 * 4 + 10 * (24 + 64 + 4) / 8.0, 1e-9);
     options.mode = HISA_MODE_FLAT;
+    ck_assert_double_eq_tol(hisa_policy_exchange_seconds(&policy, &options, HISA_EXCHANGE_LISTS, 1, 1), 1 + 256 / 8.0,
+                            1e-9);
     /* One peer's 32 pairs; 2 * 32 candidates. */
     ck_assert_double_eq_tol(hisa_policy_seconds(&policy, &options, HISA_EXCHANGE_ONESHOT, 1), 1 + 256 / 8.0 + 1, 1e-9);
 }

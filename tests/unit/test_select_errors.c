@@ -141,7 +141,7 @@ START_TEST(bad_options) {
     WRONG(sink_blocks, INT32_MAX, "sink_blocks");
     WRONG(tile_rows, -1, "tile_rows");
     WRONG(mode, (hisa_mode_t)3, "mode");
-    WRONG(exchange, (hisa_exchange_t)3, "exchange");
+    WRONG(exchange, (hisa_exchange_t)4, "exchange");
     WRONG(queries_on, (hisa_queries_on_t)2, "queries_on");
     WRONG(placement, (hisa_placement_t)3, "placement");
     WRONG(flags, 1u << 20, "flags");

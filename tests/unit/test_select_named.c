@@ -80,7 +80,7 @@ START_TEST(same_workspace) {
     for (int call = 0; call < CALLS; ++call) {
         made.options.mode = (hisa_mode_t)rng_range(&rng, HISA_MODE_HISA, HISA_MODE_BLOCK);
         made.options.top_k = (int32_t)rng_range(&rng, 1, 64);
-        made.options.exchange = (hisa_exchange_t)rng_range(&rng, HISA_EXCHANGE_AUTO, HISA_EXCHANGE_ONESHOT);
+        made.options.exchange = (hisa_exchange_t)rng_range(&rng, HISA_EXCHANGE_AUTO, HISA_EXCHANGE_LISTS);
         test_case_again(&made);
         const int64_t first = rng_range(&rng, 0, made.num_rows);
         const int64_t count = rng_range(&rng, 0, made.num_rows - first);

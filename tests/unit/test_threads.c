@@ -265,7 +265,7 @@ static hisa_status_t select_timed(hisa_index_t *index, hisa_exchange_t exchange,
 
 /* Rank 0 waits for rank 1 in its first exchange: what it computes and what it waits for are told apart. */
 static int wait_in_exchange(rank_run_t *run) {
-    static const hisa_exchange_t exchanges[] = {HISA_EXCHANGE_OWNER, HISA_EXCHANGE_ONESHOT};
+    static const hisa_exchange_t exchanges[] = {HISA_EXCHANGE_OWNER, HISA_EXCHANGE_ONESHOT, HISA_EXCHANGE_LISTS};
     static uint8_t keys[TOKENS * DIM];
     float scales[TOKENS];
     const int self = hisa_comm_rank(run->comm);
@@ -286,7 +286,7 @@ static int wait_in_exchange(rank_run_t *run) {
         run->status = hisa_index_append(index, 0, TOKENS, keys, scales, HISA_KEYS_REPLICATED, NULL);
     }
     int outcome = 0;
-    for (int e = 0; e < 2 && run->status == HISA_OK && outcome == 0; ++e) {
+    for (int e = 0; e < 3 && run->status == HISA_OK && outcome == 0; ++e) {
         hisa_stats_t stats = {.struct_size = sizeof stats};
         int64_t meet[RANKS] = {0};
         double computed = 0;

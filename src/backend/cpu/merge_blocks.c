@@ -133,6 +133,28 @@ static int32_t kept_owner(const hisa_shard_t *shard, const hisa_tile_t *tile, in
     return hisa_layout_owner(&layout, block);
 }
 
+hisa_status_t hisa_cpu_own_blocks(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                  int32_t width, const int32_t *kept, int32_t own_width, int32_t *own, int32_t *place,
+                                  void *stream) {
+    (void)device;
+    (void)stream;
+    for (int64_t r = 0; r < tile->rows; ++r) {
+        int64_t next = r * own_width;
+        for (int64_t i = r * width; i < (r + 1) * width; ++i) {
+            if (kept_owner(shard, tile, r, kept[i]) == shard->rank) {
+                own[next] = kept[i];
+                place[next] = (int32_t)next;
+                ++next;
+            }
+        }
+        for (; next < (r + 1) * own_width; ++next) {
+            own[next] = -1;
+            place[next] = -1;
+        }
+    }
+    return HISA_OK;
+}
+
 /* Places of the segment's own rows: first count what each rank sends, then deal the places out by rank, row and block.
  */
 static void plan_own_rows(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_segment_t *own, int32_t width,

@@ -144,6 +144,31 @@ hisa_status_t hisa_cpu_select_tokens(hisa_device_t *device, const hisa_shard_t *
     return HISA_OK;
 }
 
+hisa_status_t hisa_cpu_list_tokens(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                   int32_t width, int32_t top_k, const int32_t *kept, const uint8_t *bitmap,
+                                   const float *selected, int32_t list_width, uint64_t *list, void *stream) {
+    (void)device;
+    (void)stream;
+    const int64_t size = shard->block_size;
+    for (int64_t r = 0; r < tile->rows; ++r) {
+        const int32_t *row_kept = kept + r * width;
+        const uint8_t *bits = bitmap + r * width * size / 8;
+        uint64_t *row_list = list + r * list_width;
+        int32_t n = 0;
+        for (int64_t i = 0; i < width * size && row_kept[i / size] >= 0; ++i) {
+            if ((bits[i / 8] >> (i % 8) & 1) != 0) {
+                row_list[n] = hisa_rank_make(hisa_key_from_score(selected[r * top_k + n]),
+                                             (int32_t)(row_kept[i / size] * size + i % size));
+                ++n;
+            }
+        }
+        for (; n < list_width; ++n) {
+            row_list[n] = HISA_RANK_NONE;
+        }
+    }
+    return HISA_OK;
+}
+
 /* Writes one row's results. `taken` counts all selected tokens, `n` those written: fewer if only local ones are. */
 static void emit_row(const hisa_shard_t *shard, const hisa_row_t *row, int32_t width, const int32_t *kept,
                      const uint8_t *bitmap, const float *selected, const hisa_output_t *output, int64_t at) {

@@ -108,6 +108,9 @@ hisa_status_t hisa_cuda_merge_blocks(hisa_device_t *device, const hisa_shard_t *
                                      int32_t *place, uint8_t *bitmap, void *stream);
 hisa_status_t hisa_cuda_list_to_work(hisa_device_t *device, int64_t rows, int32_t width, const uint64_t *list,
                                      int32_t *kept, int32_t *place, void *stream);
+hisa_status_t hisa_cuda_own_blocks(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                   int32_t width, const int32_t *kept, int32_t own_width, int32_t *own, int32_t *place,
+                                   void *stream);
 hisa_status_t hisa_cuda_plan_tokens(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                     const hisa_segment_t *segments, int32_t width, const int32_t *kept,
                                     int64_t send_begin, int32_t *work, int32_t *place, int64_t *sizes, void *stream);
@@ -118,6 +121,9 @@ hisa_status_t hisa_cuda_select_tokens(hisa_device_t *device, const hisa_shard_t 
                                       int32_t width, int32_t top_k, int64_t row_begin, int64_t rows,
                                       const int32_t *kept, const int32_t *place, const float *pool, uint8_t *bitmap,
                                       float *selected, void *stream);
+hisa_status_t hisa_cuda_list_tokens(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                    int32_t width, int32_t top_k, const int32_t *kept, const uint8_t *bitmap,
+                                    const float *selected, int32_t list_width, uint64_t *list, void *stream);
 hisa_status_t hisa_cuda_emit(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width,
                              const int32_t *kept, const uint8_t *bitmap, const float *selected,
                              const hisa_output_t *output, void *stream);

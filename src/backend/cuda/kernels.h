@@ -40,6 +40,8 @@ int hisa_cuda_launch_merge_blocks(const hisa_shard_t *shard, const hisa_tile_t *
                                   int64_t row_begin, int64_t rows, int32_t *kept, int32_t *place, uint8_t *bitmap,
                                   int32_t *before, void *stream);
 int hisa_cuda_launch_list_to_work(int64_t entries, const uint64_t *list, int32_t *kept, int32_t *place, void *stream);
+int hisa_cuda_launch_own_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width, const int32_t *kept,
+                                int32_t own_width, int32_t *own, int32_t *place, void *stream);
 /* next: int32 [ranks + 1][rows], sums: int64 [2][ranks] of scratch. On the stream's arrival sums holds send and recv.
  */
 int hisa_cuda_launch_plan_tokens(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_segment_t *segments,
@@ -50,6 +52,9 @@ int hisa_cuda_launch_score_tokens(const hisa_shard_t *shard, const hisa_tile_t *
 int hisa_cuda_launch_select_tokens(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width, int32_t top_k,
                                    int64_t row_begin, int64_t rows, const int32_t *kept, const int32_t *place,
                                    const float *pool, uint8_t *bitmap, float *selected, void *stream);
+int hisa_cuda_launch_list_tokens(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width, int32_t top_k,
+                                 const int32_t *kept, const uint8_t *bitmap, const float *selected, int32_t list_width,
+                                 uint64_t *list, void *stream);
 int hisa_cuda_launch_emit(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width, const int32_t *kept,
                           const uint8_t *bitmap, const float *selected, const hisa_output_t *output, void *stream);
 

@@ -125,6 +125,40 @@ static __global__ void count_sends(hisa_cuts_t cuts, int32_t self, int64_t send_
     }
 }
 
+/* The kept blocks that this rank stores, closed up: all that own_blocks of backend.h asks for. */
+static __global__ void own_blocks(hisa_shard_t shard, const hisa_row_t *rows, int64_t n, int32_t width,
+                                  const int32_t *kept, int32_t own_width, int32_t *own, int32_t *place) {
+    const int64_t r = (blockIdx.x * int64_t(blockDim.x) + threadIdx.x) / 32;
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+    if (r >= n) {
+        return;
+    }
+    const hisa_layout_t layout = hisa_row_layout(shard, rows[r]);
+    int32_t next = 0;
+    for (int32_t first = 0; first < width; first += 32) {
+        const int32_t block = first + lane < width ? kept[r * width + first + lane] : -1;
+        const bool mine = block >= 0 && hisa_layout_owner(&layout, block) == shard.rank;
+        const uint32_t all = __ballot_sync(0xFFFFFFFFu, mine);
+        if (mine) {
+            const int64_t at = r * own_width + next + __popc(all & ((1u << lane) - 1));
+            own[at] = block;
+            place[at] = static_cast<int32_t>(at);
+        }
+        next += __popc(all);
+    }
+    for (int32_t j = next + lane; j < own_width; j += 32) {
+        own[r * own_width + j] = -1;
+        place[r * own_width + j] = -1;
+    }
+}
+
+extern "C" int hisa_cuda_launch_own_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width,
+                                           const int32_t *kept, int32_t own_width, int32_t *own, int32_t *place,
+                                           void *stream) {
+    return hisa_launch(own_blocks, hisa_row_grid(hisa_ceil_div(tile->rows, 4), 1), 4 * 32, stream, *shard, tile->row,
+                       tile->rows, width, kept, own_width, own, place);
+}
+
 extern "C" int hisa_cuda_launch_plan_tokens(const hisa_shard_t *shard, const hisa_tile_t *tile,
                                             const hisa_segment_t *segments, int32_t width, const int32_t *kept,
                                             int64_t send_begin, int32_t *work, int32_t *place, int32_t *next,

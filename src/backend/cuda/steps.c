@@ -119,6 +119,15 @@ hisa_status_t hisa_cuda_list_to_work(hisa_device_t *device, int64_t rows, int32_
     return status;
 }
 
+hisa_status_t hisa_cuda_own_blocks(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                   int32_t width, const int32_t *kept, int32_t own_width, int32_t *own, int32_t *place,
+                                   void *stream) {
+    hisa_status_t status;
+    HISA_CUDA_RUN(status, device, "listing own blocks",
+                  hisa_cuda_launch_own_blocks(shard, tile, width, kept, own_width, own, place, stream));
+    return status;
+}
+
 hisa_status_t hisa_cuda_plan_tokens(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                     const hisa_segment_t *segments, int32_t width, const int32_t *kept,
                                     int64_t send_begin, int32_t *work, int32_t *place, int64_t *sizes, void *stream) {
@@ -153,6 +162,16 @@ hisa_status_t hisa_cuda_select_tokens(hisa_device_t *device, const hisa_shard_t 
     HISA_CUDA_RUN(status, device, "selecting tokens",
                   hisa_cuda_launch_select_tokens(shard, tile, width, top_k, row_begin, rows, kept, place, pool, bitmap,
                                                  selected, stream));
+    return status;
+}
+
+hisa_status_t hisa_cuda_list_tokens(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
+                                    int32_t width, int32_t top_k, const int32_t *kept, const uint8_t *bitmap,
+                                    const float *selected, int32_t list_width, uint64_t *list, void *stream) {
+    hisa_status_t status;
+    HISA_CUDA_RUN(
+        status, device, "listing tokens",
+        hisa_cuda_launch_list_tokens(shard, tile, width, top_k, kept, bitmap, selected, list_width, list, stream));
     return status;
 }
 
