@@ -128,14 +128,16 @@ int64_t hisa_policy_switch(const hisa_policy_t *policy, const hisa_select_option
     return enough;
 }
 
-/* n tiles cost n * tile_cost and leave 1/n of the bytes' time in the open, so n^2 = time of the bytes / tile_cost and a
- * tile's rows are the root of rows * (rows whose bytes take tile_cost). */
+/* A tile more costs tile_cost and four collectives more. n tiles cost n times that and leave 1/n of the bytes' time in
+ * the open, so n^2 = time of the bytes / cost of a tile, and a tile's rows are the root of rows * (rows whose bytes
+ * take what a tile costs). */
 int64_t hisa_policy_tile(const hisa_policy_t *policy, const hisa_select_options_t *options, int64_t rows) {
     const double seconds = owner_row_bytes(policy, options) / policy->comm.bandwidth;
-    if ((double)rows * seconds <= policy->tile_cost) {
+    const double cost = policy->tile_cost + OWNER_CALLS * policy->comm.latency;
+    if ((double)rows * seconds <= cost) {
         return rows;
     }
-    const double square = (double)rows * policy->tile_cost / seconds;
+    const double square = (double)rows * cost / seconds;
     int64_t few = 0;
     int64_t many = rows;
     while (many - few > 1) {

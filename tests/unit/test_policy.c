@@ -96,16 +96,16 @@ START_TEST(test_by_hand) {
 }
 END_TEST
 
-/* By hand, mode hisa: a row brings 5152 bytes, so at 32 GB/s the bytes of 621.1 rows take what a tile costs, and
- * 4096 * 621.1 is the square of 1595.02. At ten times that all rows are one tile. */
+/* By hand, mode hisa: a tile costs 100 us and four collectives of 6. A row brings 5152 bytes, so at 32 GB/s the bytes
+ * of 770.19 rows take as long, and 4096 * 770.19 is the square of 1776.15. At ten times that all rows are one tile. */
 START_TEST(test_tile_by_hand) {
     hisa_policy_t policy = eight();
     const hisa_select_options_t options = in_mode(HISA_MODE_HISA);
     ck_assert_int_eq(hisa_policy_tile(&policy, &options, 4096), 4096);
-    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 6211), 6211);
-    ck_assert_int_lt(hisa_policy_tile(&policy, &options, 6213), 6213);
+    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 7701), 7701);
+    ck_assert_int_lt(hisa_policy_tile(&policy, &options, 7703), 7703);
     policy.comm.bandwidth = 32e9;
-    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 4096), 1595);
+    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 4096), 1776);
 }
 END_TEST
 
