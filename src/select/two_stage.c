@@ -215,9 +215,11 @@ static hisa_status_t phase_kept(hisa_run_t *run, void *stream) {
 /* Every rank knows the kept blocks and who owns them, so sizes and places of the scores need no exchange. */
 static hisa_status_t phase_sizes(hisa_run_t *run, void *stream) {
     const hisa_plan_t *plan = &run->plan;
-    return run->ops->plan_tokens(run->index->device, &run->index->shard, &run->lane->tile, run->lane->segments,
-                                 plan->keep.width, hisa_run_at(run, plan->kept), plan->pool_receive,
-                                 hisa_run_at(run, plan->work), hisa_run_at(run, plan->place), run->lane->sizes, stream);
+    const hisa_status_t status =
+        run->ops->plan_tokens(run->index->device, &run->index->shard, &run->lane->tile, run->lane->segments,
+                              plan->keep.width, hisa_run_at(run, plan->kept), plan->pool_receive,
+                              hisa_run_at(run, plan->work), hisa_run_at(run, plan->place), run->lane->sizes, stream);
+    return status == HISA_OK ? hisa_run_step(run, HISA_STEP_MERGE_BLOCKS) : status;
 }
 
 static hisa_status_t phase_tokens(hisa_run_t *run, void *stream) {
