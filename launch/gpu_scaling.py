@@ -100,7 +100,7 @@ class Sweep:
             return "" if process.returncode == 0 else (said or [f"exit status {process.returncode}"])[0]
 
     def network(self, ranks):
-        """What a collective costs here, for the cost model's predictions."""
+        """What a collective costs here, for the cost model's predictions. Whether the ranks can talk at all."""
         lines = []
         why = self.run(self.command(ranks, "info", "--measure"), lines.append)
         text = "".join(lines)
@@ -109,9 +109,10 @@ class Sweep:
         self.cost = ["--comm-latency", found[1], "--comm-bandwidth", found[2]] if found else []
         if not found:
             self.keep({"failed": "network", "ranks": ranks, "why": why or "two sizes took the same time"})
-            return
+            return not why
         self.keep({"measure": "network", "ranks": ranks, "latency_us": float(found[1]), "bandwidth_gb_s": float(found[2]),
                    "taken_latency_us": float(taken[1]), "taken_bandwidth_gb_s": float(taken[2])})
+        return True
 
     def start(self, ranks, name, arguments):
         """All lengths in one start. Where one fails it is left out, and the others are started again."""
@@ -145,8 +146,9 @@ class Sweep:
     def all(self):
         for ranks in self.options.ranks:
             self.cost = []
-            if ranks > 1:
-                self.network(ranks)
+            if ranks > 1 and not self.network(ranks):
+                print(f"{time.monotonic() - self.began:6.1f} s  {ranks} ranks cannot talk: none of their cases is tried", flush=True)
+                continue
             for name, arguments in starts(self.options, ranks):
                 if re.search(self.options.only, name):
                     self.start(ranks, name, arguments)

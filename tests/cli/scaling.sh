@@ -52,6 +52,25 @@ passes grep -c '| 8K | 4 | 1 |' page/scaling-cpu.md
 CHECKS=$((CHECKS + 1))
 ! grep 'no luck' page/scaling-cpu.md || fail "the page names a failure that has been made good"
 
+# Ranks that cannot talk are told once, and cost no time for each of their cases.
+cat >mute <<'SCRIPT'
+#!/usr/bin/env bash
+if [ "$1" = info ]; then
+    echo "hisa: no word" >&2
+    exit 1
+fi
+exec "$HISA" "$@"
+SCRIPT
+chmod +x mute
+if [ -n "$MPIRUN" ]; then
+    CHECKS=$((CHECKS + 1))
+    if "${sweep[@]}" --hisa "$PWD/mute" --ranks 1,2 --quick --only 'decode hisa 1' >passes.out 2>&1 ||
+        ! grep -q '2 ranks cannot talk' passes.out || grep -q '2 ranks, decode' passes.out; then
+        fail "a sweep goes on with ranks that cannot talk"
+    fi
+    passes grep -c 'network on 2.*hisa: no word' page/scaling-cpu.md
+fi
+
 # refused PATTERN ARGUMENT...: the sweep says no, in one line.
 refused() {
     local pattern=$1
