@@ -114,7 +114,8 @@ START_TEST(test_tile_grows) {
     hisa_policy_t policy = eight();
     const hisa_select_options_t options = in_mode(_i);
     policy.comm.bandwidth = 1;
-    for (int slow = 0; slow < 18; ++slow, policy.comm.bandwidth *= 7) { /* up to 1.6e15 */
+    for (int step = 0; step < 18; ++step) { /* up to 1.6e15 */
+        policy.comm.bandwidth *= 7;
         int64_t before = 0;
         for (int64_t rows = 1; rows < 100000; rows += 1 + rows / 5) {
             const int64_t tile = hisa_policy_tile(&policy, &options, rows);
