@@ -161,6 +161,18 @@ START_MPI_TEST(ownership) {
     select_suite_done(comm);
 }
 
+/* The statistics of one call, whose results are checked. The index is the caller's to destroy. */
+static inline hisa_index_t *select_suite_measure(const run_t *run, const test_case_t *made, hisa_comm_t *comm,
+                                                 hisa_stats_t *stats) {
+    hisa_index_t *index = NULL;
+    ck_ok(run_create_index(run, made, comm, &index));
+    char why[256] = "";
+    const bool well = run_check_index(run, made, comm, index, why, sizeof why);
+    ck_assert(agreed(well, run, made, why));
+    ck_ok(hisa_index_stats(index, stats));
+    return index;
+}
+
 /* The exchange to compare with gathers what is said of it, from every rank: a row's list of blocks, then its list of k
  * tokens, 8 bytes an entry. */
 START_MPI_TEST(bytes_of_lists) {
@@ -176,13 +188,8 @@ START_MPI_TEST(bytes_of_lists) {
     run_t run;
     run_plain(&run, &made, ranks);
     run.exchange = HISA_EXCHANGE_LISTS;
-    hisa_index_t *index = NULL;
-    ck_ok(run_create_index(&run, &made, comm, &index));
-    char why[256] = "";
-    const bool well = run_check_index(&run, &made, comm, index, why, sizeof why);
-    ck_assert(agreed(well, &run, &made, why));
     hisa_stats_t stats = {.struct_size = sizeof stats};
-    ck_ok(hisa_index_stats(index, &stats));
+    hisa_index_t *index = select_suite_measure(&run, &made, comm, &stats);
     ck_assert_int_eq(stats.exchange, HISA_EXCHANGE_LISTS);
     const int64_t lists = 8 * (ranks - 1) * made.num_rows;
     ck_assert_int_eq(stats.steps[HISA_STEP_MERGE_BLOCKS].bytes_received, lists * made.options.top_blocks);
@@ -205,13 +212,8 @@ START_MPI_TEST(statistics) {
     run_plain(&run, &made, ranks);
     run.exchange = HISA_EXCHANGE_OWNER;
     run.placement = HISA_PLACE_OWNER;
-    hisa_index_t *index = NULL;
-    ck_ok(run_create_index(&run, &made, comm, &index));
-    char why[256] = "";
-    const bool well = run_check_index(&run, &made, comm, index, why, sizeof why);
-    ck_assert(agreed(well, &run, &made, why));
     hisa_stats_t stats = {.struct_size = sizeof stats};
-    ck_ok(hisa_index_stats(index, &stats));
+    hisa_index_t *index = select_suite_measure(&run, &made, comm, &stats);
     ck_assert_int_eq(stats.calls, 1);
     ck_assert_int_eq(stats.rows, made.num_rows);
     int64_t sums[HISA_STEP_COUNT][3];
