@@ -295,6 +295,55 @@ START_MPI_TEST(test_fault_in_group) {
     check_poisoned(comm, "not begun");
 }
 
+/* Destroyed in good faith, while all but one wait in their streams for an exchange that one never joins. */
+START_MPI_TEST(test_destroyed_under_way) {
+    hisa_comm_t *comm = create();
+    cudaStream_t stream = nccl_data_stream();
+    char zeros[RANKS_MAX * 64] = "";
+    char *device = nccl_data_up(zeros, sizeof zeros, stream);
+    ck_cuda(cudaStreamSynchronize(stream));
+    ck_ok(hisa_comm_set_deadline(comm, 3.0));
+    if (mpi_suite_rank() != mpi_suite_size() - 1) {
+        ck_ok(hisa_comm_allgather(comm, device, 64, stream));
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+    const double begin = nccl_rank_now();
+    hisa_comm_destroy(comm);
+    ck_assert_msg(nccl_rank_now() - begin < 8.0, "took %.1f s", nccl_rank_now() - begin); /* to wait and to finalise */
+    ck_assert(nccl_rank_runs_out(stream, 5.0));
+    ck_cuda(cudaFree(device));
+    ck_cuda(cudaStreamDestroy(stream));
+    MPI_Barrier(MPI_COMM_WORLD);
+    nccl_data_check(comm = create(), 9);
+    hisa_comm_destroy(comm);
+}
+
+/* A call that becomes part of a graph is back too late: it gives the communicator up, which its thread then ends. */
+START_MPI_TEST(test_captured_too_late) {
+    hisa_comm_t *comm = create();
+    cudaStream_t stream = nccl_data_stream();
+    cudaGraph_t graph = NULL;
+    char zeros[RANKS_MAX * 64] = "";
+    char *device = nccl_data_up(zeros, sizeof zeros, stream);
+    ck_cuda(cudaStreamSynchronize(stream));
+    MPI_Barrier(MPI_COMM_WORLD);
+    ck_ok(hisa_comm_set_deadline(comm, 1e-9)); /* no call is as fast as that */
+    ck_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    const hisa_status_t status = hisa_comm_allgather(comm, device, 64, stream);
+    nanosleep(&(struct timespec){.tv_sec = 2}, NULL); /* the thread is through with the graph */
+    cudaStreamEndCapture(stream, &graph);
+    if (graph != NULL) {
+        cudaGraphDestroy(graph);
+    }
+    ck_assert_int_eq(status, HISA_ERR_TIMEOUT);
+    mpi_suite_same_outcome(status);
+    check_poisoned(comm, "an all-gather in a graph: not done within");
+    ck_cuda(cudaFree(device));
+    ck_cuda(cudaStreamDestroy(stream));
+    nccl_data_check(comm = create(), 10);
+    hisa_comm_destroy(comm);
+}
+
 int main(void) {
     if (!nccl_rank_has_device()) {
         return 77;
@@ -321,6 +370,8 @@ int main(void) {
     tcase_add_loop_test(faults, test_fault_meets_agreement, 0, 2);
     tcase_add_test(faults, test_fault_in_stream);
     tcase_add_test(faults, test_fault_in_group);
+    tcase_add_test(faults, test_destroyed_under_way);
+    tcase_add_test(faults, test_captured_too_late);
     suite_add_tcase(suite, faults);
     return mpi_suite_main(suite);
 }

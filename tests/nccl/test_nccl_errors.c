@@ -5,6 +5,9 @@
  *
  * Allocations fail where the library asks the CUDA runtime for memory: the linker puts the functions at the end of this
  * file in between. (The ranks share a GPU: memory that ran out would run out for all.) */
+#include <stdatomic.h>
+#include <time.h>
+
 #include "gpu/gpu_support.h"
 #include "support/host_gather.h"
 #include "support/named.h"
@@ -256,7 +259,8 @@ START_MPI_TEST(fewer_queries_unchecked) {
 
 /* ---------------------------------------------------------------------------------------------- allocations */
 
-static int allocations_left = -1; /* that go well; -1: all of them do */
+static int allocations_left = -1;   /* that go well; -1: all of them do */
+static atomic_int allocation_pause; /* seconds that one takes longer */
 
 static bool allocation_fails(void) {
     if (allocations_left < 0) {
@@ -314,6 +318,27 @@ START_MPI_TEST(no_memory_for_a_communicator) {
     works();
 }
 
+/* NCCL keeps a rank's thread past the deadline, or so it looks from outside: nobody waits for it. It comes back while
+ * the ranks already have another communicator, and cleans up behind itself. */
+START_MPI_TEST(late_in_the_making) {
+    hisa_nccl_config_t config;
+    hisa_comm_t *fresh = NULL;
+    hisa_nccl_config_init(&config);
+    config.control = control;
+    ck_ok(hisa_comm_set_deadline(control, CREATION_DEADLINE));
+    MPI_Barrier(MPI_COMM_WORLD);
+    const double begin = nccl_rank_now();
+    atomic_store(&allocation_pause, odd() ? (int)CREATION_DEADLINE + 3 : 0);
+    const hisa_status_t got = hisa_comm_create_nccl(&config, &fresh);
+    atomic_store(&allocation_pause, 0);
+    agreed(got, begin, CREATION_DEADLINE, HISA_ERR_TIMEOUT, "");
+    ck_assert_ptr_null(fresh);
+    ck_ok(hisa_comm_set_deadline(control, 90.0));
+    hisa_comm_destroy(comm);
+    comm = create();
+    works();
+}
+
 static void at_end(void) {
     if (comm != NULL) {
         hisa_comm_destroy(comm);
@@ -331,6 +356,7 @@ int main(void) {
     tcase_add_loop_test(tests, fewer_queries_unchecked, 0, 2);
     tcase_add_test(tests, no_memory_for_an_index);
     tcase_add_test(tests, no_memory_for_a_communicator);
+    tcase_add_test(tests, late_in_the_making);
     suite_add_tcase(suite, tests);
     mpi_suite_at_end = at_end;
     return nccl_suite_main(suite);
@@ -345,6 +371,8 @@ cudaError_t __real_cudaHostAlloc(void **memory, size_t size, unsigned int flags)
 cudaError_t __wrap_cudaHostAlloc(void **memory, size_t size, unsigned int flags);
 
 cudaError_t __wrap_cudaMalloc(void **memory, size_t size) {
+    const struct timespec pause = {.tv_sec = atomic_load(&allocation_pause)};
+    nanosleep(&pause, NULL);
     return allocation_fails() ? cudaErrorMemoryAllocation : __real_cudaMalloc(memory, size);
 }
 
