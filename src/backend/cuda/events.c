@@ -6,7 +6,14 @@
 #include "base/checked.h"
 
 cudaError_t hisa_cuda_make_events(hisa_cuda_t *cuda) {
-    cudaError_t error = cudaStreamCreateWithFlags(&cuda->exchange, cudaStreamNonBlocking);
+    /* Exchanges first: they take few multiprocessors, and a thread block of theirs that waits for one until a scoring
+     * kernel is through hides under nothing. */
+    int least = 0;
+    int greatest = 0;
+    cudaError_t error = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    if (error == cudaSuccess) {
+        error = cudaStreamCreateWithPriority(&cuda->exchange, cudaStreamNonBlocking, greatest);
+    }
     for (int i = 0; i < HISA_EVENTS && error == cudaSuccess; ++i) {
         error = cudaEventCreateWithFlags(&cuda->events[i], cudaEventDisableTiming);
     }
