@@ -110,7 +110,7 @@ HISA_API hisa_status_t hisa_comm_set_deadline(hisa_comm_t *comm, double seconds)
 
 /* What a data call over the communicator takes, for HISA_EXCHANGE_AUTO: `latency` seconds, and a second more for each
  * `bandwidth` bytes that a rank receives. Never changes a result. Each kind of communicator begins with figures of its
- * own: "mpi" with 30 us and 4 GB/s, of ranks on one host, "nccl" with 60 us and 300 GB/s, of four H200 over NVLink.
+ * own: "mpi" with 30 us and 4 GB/s, of ranks on one host, "nccl" with 16 us and 260 GB/s, of two H200 over NVLink.
  * `hisa info --measure` takes them on the machine at hand. Read by hisa_index_create, which checks that they are equal
  * on all ranks (HISA_ERR_MISMATCH): later changes leave an index that is there as it is. latency must be finite and at
  * least 0, bandwidth finite and greater than 0, or it is HISA_ERR_INVALID_ARGUMENT and nothing changes. Both local,
