@@ -16,8 +16,7 @@
 #define HISA_HOPPER_DIM 128
 
 /* GROUPS warpgroups score GROUPS panels against the same stream of queries. Place: where a query's scores of a panel
- * go, the kernel's own business; if it is `drained`, other warps take the scores from shared memory, and give the stage
- * back. */
+ * go, the kernel's own business. */
 template <int HEADS, int GROUPS, int STAGES, typename Place> struct hisa_hopper_t {
     static constexpr int panel = GROUPS * 128; /* keys */
     static constexpr int stages = STAGES;
@@ -31,7 +30,6 @@ template <int HEADS, int GROUPS, int STAGES, typename Place> struct hisa_hopper_
     int16_t groups;  /* warpgroups that have keys of use: the others let the queries pass by */
     uint64_t full[STAGES];
     uint64_t empty[STAGES];
-    uint64_t done[STAGES]; /* with drains: all keys of the panel are scored */
     uint64_t batch_full;
     uint64_t batch_empty;
 };
@@ -51,8 +49,7 @@ __device__ __forceinline__ hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &hisa_hop
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; ++s) {
             hisa_barrier_init(&shared.full[s], 1);
-            hisa_barrier_init(&shared.empty[s], Place::drained ? 1 : 4 * GROUPS);
-            hisa_barrier_init(&shared.done[s], 4 * GROUPS);
+            hisa_barrier_init(&shared.empty[s], 4 * GROUPS);
         }
         hisa_barrier_init(&shared.batch_full, 1);
         hisa_barrier_init(&shared.batch_empty, 4 * GROUPS);
@@ -219,7 +216,7 @@ __device__ __forceinline__ void hisa_release_stage(hisa_hopper_t<HEADS, GROUPS, 
                                                    hisa_ring_t ring) {
     __syncwarp();
     if (threadIdx.x % 32 == 0) {
-        hisa_barrier_arrive(Place::drained ? &shared.done[ring.stage] : &shared.empty[ring.stage]);
+        hisa_barrier_arrive(&shared.empty[ring.stage]);
     }
 }
 

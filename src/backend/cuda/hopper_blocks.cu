@@ -10,7 +10,6 @@ enum { MANY_GROUPS = 3, MANY_STAGES = 12, FEW_GROUPS = 1, FEW_STAGES = 4, FEW_RO
 
 /* Where a row's scores of a panel go, and how many of them. */
 struct target_t {
-    static constexpr bool drained = false;
     uint32_t *key;
     int64_t limit;
 };

@@ -21,7 +21,6 @@ struct token_source_t {
 };
 
 struct target_t {
-    static constexpr bool drained = false;
     float *pool;
 };
 
