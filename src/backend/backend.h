@@ -205,12 +205,12 @@ typedef struct hisa_backend_ops {
 
     /* -- two stages -- */
     /* Scores this rank's blocks in sight and lists the best `width` of each row, ascending by block, as ranks (order.h,
-     * position = block; the forced ones with HISA_KEY_FORCED), padded with HISA_RANK_NONE. list [rows][width].
-     * *keys_scored (host) grows by the number of (row, block) pairs in sight; a backend that cannot know adds its
-     * bound. */
+     * position = block; the forced ones with HISA_KEY_FORCED), padded with HISA_RANK_NONE. list [rows][width]. blocks
+     * (same shape, may be NULL): their blocks alone, padded with -1, as a kept list for score_tokens. *keys_scored
+     * (host) grows by the number of (row, block) pairs in sight; a backend that cannot know adds its bound. */
     hisa_status_t (*score_blocks)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                  const hisa_keep_t *keep, int32_t width, uint64_t *list, int64_t *keys_scored,
-                                  void *stream);
+                                  const hisa_keep_t *keep, int32_t width, uint64_t *list, int32_t *blocks,
+                                  int64_t *keys_scored, void *stream);
     /* Merges lists of all ranks: entry (rank p, tile row r, j) at lists[p * rank_stride + r * width + j], for tile rows
      * [row_begin, row_begin + rows). kept [..][keep.width] (row r of the tile at r): blocks ascending, padded with -1.
      * place (same shape, may be NULL): where in the lists each came from, p * place_stride + r * width + j.
@@ -219,10 +219,6 @@ typedef struct hisa_backend_ops {
                                   const hisa_keep_t *keep, const uint64_t *lists, int32_t width, int64_t rank_stride,
                                   int64_t place_stride, int64_t row_begin, int64_t rows, int32_t *kept, int32_t *place,
                                   uint8_t *bitmap, void *stream);
-    /* Blocks of a rank's own list as a kept list for score_tokens: kept [rows][width] in list order, place = r*width+j.
-     */
-    hisa_status_t (*list_to_work)(hisa_device_t *device, int64_t rows, int32_t width, const uint64_t *list,
-                                  int32_t *kept, int32_t *place, void *stream);
     /* The kept blocks that this rank stores, as a kept list for score_tokens and select_tokens: own [rows][own_width]
      * in the order of kept [rows][width], padded with -1; place (same shape) = r * own_width + j. own_width >= such
      * blocks of a row. */
@@ -240,8 +236,8 @@ typedef struct hisa_backend_ops {
                                  const hisa_segment_t *segments, int32_t width, const int32_t *kept, int64_t send_begin,
                                  int32_t *work, int32_t *place, int64_t *sizes, void *stream);
     /* Scores the tokens of kept blocks with work >= 0 into pool[work * B ..]; what lies outside the row's window is not
-     * defined. work NULL (backends with keep_blocks only): each kept block j of row r that is not -1, into
-     * pool[(r * width + j) * B ..]. keys_scored as in score_blocks. */
+     * defined. work NULL: each kept block j of row r that is not -1, into pool[(r * width + j) * B ..]. keys_scored as
+     * in score_blocks. */
     hisa_status_t (*score_tokens)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                   int32_t width, const int32_t *kept, const int32_t *work, float *pool,
                                   int64_t *keys_scored, void *stream);

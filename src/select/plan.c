@@ -117,7 +117,7 @@ static void carve_two_stage(const hisa_index_t *index, const hisa_select_options
     }
     plan->kept = carve(carver, rows * plan->keep.width, sizeof(int32_t));
     plan->place = carve(carver, rows * plan->keep.width, sizeof(int32_t));
-    plan->work = carve(carver, rows * plan->keep.width, sizeof(int32_t));
+    plan->work = carve(carver, oneshot ? 0 : rows * plan->keep.width, sizeof(int32_t));
     if (!oneshot && plan->keep.mode == HISA_MODE_HISA) {
         plan->pool = carve(carver, plan->pool_receive + rows * plan->list_width, size * (int64_t)sizeof(float));
     }

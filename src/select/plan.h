@@ -30,7 +30,7 @@ typedef struct hisa_plan {
     int64_t kept;      /* int32 [rows][keep.width] */
     int64_t place;     /* int32 [rows][keep.width] */
     int64_t work_kept; /* int32 [rows][list_width], one-shot and lists_of_tokens */
-    int64_t work;      /* int32 [rows][keep.width or list_width] */
+    int64_t work;      /* int32, owner merge: [rows][keep.width], lists_of_tokens: [rows][list_width] */
     int64_t pool;      /* f32, owner merge: pool_receive blocks, then those to send; single: [rows][keep.width][B];
                           lists_of_tokens: [rows][list_width][B] */
     int64_t bitmap;    /* [rows][keep.width * B / 8], lists_of_tokens: [rows][list_width * B / 8] */

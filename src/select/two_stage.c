@@ -26,12 +26,12 @@ static hisa_status_t emit(hisa_run_t *run, const picked_t *picked, void *stream)
     return status == HISA_OK ? hisa_run_step(run, HISA_STEP_EMIT) : status;
 }
 
-/* Scores this rank's blocks into its own part of the lists. */
-static hisa_status_t score_blocks(hisa_run_t *run, uint64_t *own_list, void *stream) {
+/* Scores this rank's blocks into its own part of the lists. blocks: NULL if they are not refined before the merge. */
+static hisa_status_t score_blocks(hisa_run_t *run, uint64_t *own_list, int32_t *blocks, void *stream) {
     int64_t *scored = &run->index->stats.steps[HISA_STEP_SCORE_BLOCKS].keys_scored;
     const hisa_status_t status =
         run->ops->score_blocks(run->index->device, &run->index->shard, &run->lane->tile, &run->plan.keep,
-                               run->plan.list_width, own_list, scored, stream);
+                               run->plan.list_width, own_list, blocks, scored, stream);
     return status == HISA_OK ? hisa_run_step(run, HISA_STEP_SCORE_BLOCKS) : status;
 }
 
@@ -57,20 +57,15 @@ hisa_status_t hisa_run_two_stage_oneshot(hisa_run_t *run) {
     uint8_t *lists = hisa_run_at(run, plan->lists);
     uint64_t *own_list = (uint64_t *)(void *)(lists + shard->rank * part);
     float *own_pool = (float *)(void *)(lists + shard->rank * part + pool_at);
-    int32_t *work_kept = hisa_run_at(run, plan->work_kept);
-    int32_t *work = hisa_run_at(run, plan->work);
+    int32_t *own_blocks = hisa_run_at(run, plan->work_kept);
     const picked_t picked = picked_of(run);
     int64_t row_begin;
     int64_t rows;
     hisa_run_oneshot_rows(run, &row_begin, &rows);
 
-    hisa_status_t status = score_blocks(run, own_list, run->stream);
+    hisa_status_t status = score_blocks(run, own_list, tokens ? own_blocks : NULL, run->stream);
     if (status == HISA_OK && tokens) {
-        status = run->ops->list_to_work(device, run->lane->tile.rows, plan->list_width, own_list, work_kept, work,
-                                        run->stream);
-    }
-    if (status == HISA_OK && tokens) {
-        status = score_tokens(run, plan->list_width, work_kept, work, own_pool, run->stream);
+        status = score_tokens(run, plan->list_width, own_blocks, NULL, own_pool, run->stream);
     }
     if (status == HISA_OK) {
         status = hisa_run_exchange(run, HISA_STEP_MERGE_BLOCKS);
@@ -138,7 +133,7 @@ hisa_status_t hisa_run_two_stage_lists(hisa_run_t *run) {
     const int64_t part = tile->rows * plan->list_width;
     uint64_t *lists = hisa_run_at(run, plan->lists);
     uint64_t *tokens = hisa_run_at(run, plan->tokens);
-    hisa_status_t status = score_blocks(run, lists + shard->rank * part, run->stream);
+    hisa_status_t status = score_blocks(run, lists + shard->rank * part, NULL, run->stream);
     if (status == HISA_OK) {
         status = hisa_run_exchange(run, HISA_STEP_MERGE_BLOCKS);
     }
@@ -167,7 +162,7 @@ static hisa_status_t phase_score(hisa_run_t *run, void *stream) {
     const int64_t part = run->lane->tile.rows * run->plan.list_width;
     uint64_t *lists = hisa_run_at(run, run->plan.lists);
     const hisa_status_t status = hisa_run_load(run, stream);
-    return status == HISA_OK ? score_blocks(run, lists + run->index->shard.rank * part, stream) : status;
+    return status == HISA_OK ? score_blocks(run, lists + run->index->shard.rank * part, NULL, stream) : status;
 }
 
 /* Each rank's lists to the rows' owners. */

@@ -188,7 +188,6 @@ const hisa_backend_ops_t hisa_backend_cpu = {
     .prepare_queries = hisa_cpu_prepare_queries,
     .score_blocks = hisa_cpu_score_blocks,
     .merge_blocks = hisa_cpu_merge_blocks,
-    .list_to_work = hisa_cpu_list_to_work,
     .own_blocks = hisa_cpu_own_blocks,
     .plan_tokens = hisa_cpu_plan_tokens,
     .score_tokens = hisa_cpu_score_tokens,

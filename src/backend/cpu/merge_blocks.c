@@ -113,17 +113,6 @@ hisa_status_t hisa_cpu_merge_blocks(hisa_device_t *device, const hisa_shard_t *s
     return HISA_OK;
 }
 
-hisa_status_t hisa_cpu_list_to_work(hisa_device_t *device, int64_t rows, int32_t width, const uint64_t *list,
-                                    int32_t *kept, int32_t *place, void *stream) {
-    (void)device;
-    (void)stream;
-    for (int64_t i = 0; i < rows * width; ++i) {
-        kept[i] = list[i] == HISA_RANK_NONE ? -1 : hisa_rank_position(list[i]);
-        place[i] = list[i] == HISA_RANK_NONE ? -1 : (int32_t)i;
-    }
-    return HISA_OK;
-}
-
 /* The rank that owns kept block i of the tile's row r, or -1 past the last. */
 static int32_t kept_owner(const hisa_shard_t *shard, const hisa_tile_t *tile, int64_t r, int32_t block) {
     if (block < 0) {

@@ -93,8 +93,8 @@ static void list_row(const hisa_shard_t *shard, const hisa_row_t *row, const his
 }
 
 hisa_status_t hisa_cpu_score_blocks(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                    const hisa_keep_t *keep, int32_t width, uint64_t *list, int64_t *keys_scored,
-                                    void *stream) {
+                                    const hisa_keep_t *keep, int32_t width, uint64_t *list, int32_t *blocks,
+                                    int64_t *keys_scored, void *stream) {
     (void)stream;
     const hisa_cpu_t *cpu = hisa_cpu_of(device);
     uint32_t *key = tile->scratch;
@@ -121,6 +121,9 @@ hisa_status_t hisa_cpu_score_blocks(hisa_device_t *device, const hisa_shard_t *s
 #pragma omp parallel for num_threads(cpu->threads) schedule(dynamic)
     for (int64_t r = 0; r < tile->rows; ++r) {
         list_row(shard, &tile->row[r], keep, width, key + r * stride, list + r * width);
+        for (int64_t i = r * width; blocks != NULL && i < (r + 1) * width; ++i) {
+            blocks[i] = list[i] == HISA_RANK_NONE ? -1 : hisa_rank_position(list[i]);
+        }
     }
     return HISA_OK;
 }

@@ -27,7 +27,7 @@ static void score_block(const hisa_cpu_t *cpu, const hisa_shard_t *shard, const 
             /* Panels out of the row's sight are not scored: nobody reads them. */
             if (first < tile->row[r].end && first + keys > tile->row[r].begin) {
                 hisa_cpu_score_panel(cpu, lane, tile, r);
-                memcpy(pool + work[at] * size + s, lane->score, (size_t)keys * sizeof *pool);
+                memcpy(pool + (work != NULL ? work[at] : at) * size + s, lane->score, (size_t)keys * sizeof *pool);
             }
         }
     }
@@ -43,7 +43,7 @@ hisa_status_t hisa_cpu_score_tokens(hisa_device_t *device, const hisa_shard_t *s
     uint64_t *sort_scratch = group + tile->rows * width;
     int64_t n = 0;
     for (int64_t i = 0; i < tile->rows * width; ++i) {
-        if (work[i] >= 0) {
+        if ((work != NULL ? work[i] : kept[i]) >= 0) {
             const hisa_row_t *row = &tile->row[i / width];
             const hisa_layout_t layout = hisa_shard_layout(shard, shard->offsets[row->sequence]);
             int64_t begin;

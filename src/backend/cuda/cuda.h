@@ -100,14 +100,12 @@ hisa_status_t hisa_cuda_prepare_queries(hisa_device_t *device, const hisa_shard_
                                         void *stream);
 
 hisa_status_t hisa_cuda_score_blocks(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                     const hisa_keep_t *keep, int32_t width, uint64_t *list, int64_t *keys_scored,
-                                     void *stream);
+                                     const hisa_keep_t *keep, int32_t width, uint64_t *list, int32_t *blocks,
+                                     int64_t *keys_scored, void *stream);
 hisa_status_t hisa_cuda_merge_blocks(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                      const hisa_keep_t *keep, const uint64_t *lists, int32_t width, int64_t rank_stride,
                                      int64_t place_stride, int64_t row_begin, int64_t rows, int32_t *kept,
                                      int32_t *place, uint8_t *bitmap, void *stream);
-hisa_status_t hisa_cuda_list_to_work(hisa_device_t *device, int64_t rows, int32_t width, const uint64_t *list,
-                                     int32_t *kept, int32_t *place, void *stream);
 hisa_status_t hisa_cuda_own_blocks(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                    int32_t width, const int32_t *kept, int32_t own_width, int32_t *own, int32_t *place,
                                    void *stream);

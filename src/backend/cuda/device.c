@@ -249,7 +249,6 @@ const hisa_backend_ops_t hisa_backend_cuda = {
     .prepare_queries = hisa_cuda_prepare_queries,
     .score_blocks = hisa_cuda_score_blocks,
     .merge_blocks = hisa_cuda_merge_blocks,
-    .list_to_work = hisa_cuda_list_to_work,
     .own_blocks = hisa_cuda_own_blocks,
     .plan_tokens = hisa_cuda_plan_tokens,
     .score_tokens = hisa_cuda_score_tokens,

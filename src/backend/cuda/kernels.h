@@ -33,13 +33,12 @@ int hisa_cuda_launch_make_rows(const hisa_shard_t *shard, const hisa_queries_t *
 int hisa_cuda_launch_score_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, hisa_cuda_scorer_t scorer,
                                   uint32_t *key, void *stream);
 int hisa_cuda_launch_list_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_keep_t *keep,
-                                 int32_t width, const uint32_t *key, uint64_t *list, void *stream);
+                                 int32_t width, const uint32_t *key, uint64_t *list, int32_t *blocks, void *stream);
 /* before: int32 [rows of the tile][ranks][width + 1] of scratch. */
 int hisa_cuda_launch_merge_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_keep_t *keep,
                                   const uint64_t *lists, int32_t width, int64_t rank_stride, int64_t place_stride,
                                   int64_t row_begin, int64_t rows, int32_t *kept, int32_t *place, uint8_t *bitmap,
                                   int32_t *before, void *stream);
-int hisa_cuda_launch_list_to_work(int64_t entries, const uint64_t *list, int32_t *kept, int32_t *place, void *stream);
 int hisa_cuda_launch_own_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width, const int32_t *kept,
                                 int32_t own_width, int32_t *own, int32_t *place, void *stream);
 /* next: int32 [ranks + 1][rows], sums: int64 [2][ranks] of scratch. On the stream's arrival sums holds send and recv.

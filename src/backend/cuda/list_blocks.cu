@@ -1,4 +1,5 @@
-/* Several ranks: from the keys of a row's local blocks to the list of the best of them, for the merge. */
+/* Several ranks: from the keys of a row's local blocks to the list of the best of them, for the merge; and, where these
+ * are refined before it, to their blocks. */
 #include "backend/cuda/block_keys.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/pick.cuh"
@@ -9,7 +10,7 @@
 template <typename Radix>
 static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     list_blocks(hisa_shard_t shard, hisa_keep_t keep, const hisa_row_t *rows, int32_t width, const uint32_t *keys,
-                uint64_t *lists) {
+                uint64_t *lists, int32_t *blocks) {
     __shared__ typename Radix::shared_t shared;
     hisa_grid_release();
     Radix::clear(shared);
@@ -26,20 +27,25 @@ static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     });
     __syncthreads();
     const hisa_layout_t layout = hisa_row_layout(shard, row);
+    int32_t *own_blocks = blocks != nullptr ? blocks + int64_t(blockIdx.x) * width : nullptr;
     for (int32_t j = static_cast<int32_t>(threadIdx.x); j < width; j += Radix::threads) {
         uint64_t rank = HISA_RANK_NONE;
+        int32_t block = -1;
         if (j < static_cast<int32_t>(cut.taken)) {
-            const int64_t block = hisa_layout_global(&layout, shard.rank, hisa_rank_position(list[j]));
-            rank = hisa_rank_make(hisa_rank_key(list[j]), static_cast<int32_t>(block));
+            block = static_cast<int32_t>(hisa_layout_global(&layout, shard.rank, hisa_rank_position(list[j])));
+            rank = hisa_rank_make(hisa_rank_key(list[j]), block);
         }
         list[j] = rank;
+        if (own_blocks != nullptr) {
+            own_blocks[j] = block;
+        }
     }
 }
 
 /* Any number of blocks. */
 static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     list_blocks_any(hisa_shard_t shard, hisa_keep_t keep, const hisa_row_t *rows, int32_t width, const uint32_t *keys,
-                    uint64_t *lists) {
+                    uint64_t *lists, int32_t *blocks) {
     __shared__ hisa_pick_t shared;
     hisa_grid_release();
     hisa_grid_wait();
@@ -48,6 +54,7 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     const hisa_block_sight_t sight = hisa_block_sight(shard, keep, row);
     const uint32_t *key = keys + blockIdx.x * shard.local_blocks;
     uint64_t *list = lists + int64_t(blockIdx.x) * width;
+    int32_t *own_blocks = blocks != nullptr ? blocks + int64_t(blockIdx.x) * width : nullptr;
     const hisa_kth_t<uint32_t> kth =
         hisa_block_kth<uint32_t>(shared, sight.end - sight.begin, width, [&](int64_t i, uint32_t *out) {
             *out = hisa_block_key(sight, key, sight.begin + i);
@@ -60,24 +67,32 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
         const uint32_t own = there ? hisa_block_key(sight, key, block) : 0;
         uint32_t place;
         if (hisa_take(shared, taker, there, own, kth.threshold, &place)) {
-            list[place] = hisa_rank_make(own, static_cast<int32_t>(hisa_layout_global(&layout, shard.rank, block)));
+            const int32_t global = static_cast<int32_t>(hisa_layout_global(&layout, shard.rank, block));
+            list[place] = hisa_rank_make(own, global);
+            if (own_blocks != nullptr) {
+                own_blocks[place] = global;
+            }
         }
     }
     for (int64_t j = hisa_taken(taker) + threadIdx.x; j < width; j += HISA_PICK_THREADS) {
         list[j] = HISA_RANK_NONE;
+        if (own_blocks != nullptr) {
+            own_blocks[j] = -1;
+        }
     }
 }
 
 extern "C" int hisa_cuda_launch_list_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_keep_t *keep,
-                                            int32_t width, const uint32_t *key, uint64_t *list, void *stream) {
+                                            int32_t width, const uint32_t *key, uint64_t *list, int32_t *blocks,
+                                            void *stream) {
     const dim3 grid = hisa_row_grid(tile->rows, 1);
     if (shard->local_blocks > hisa_radix_32k::capacity) {
         return hisa_launch_next(list_blocks_any, grid, HISA_PICK_THREADS, stream, *shard, *keep, tile->row, width, key,
-                                list);
+                                list, blocks);
     }
     return hisa_with_radix(shard->local_blocks, tile->rows, [&](auto radix) {
         using Radix = decltype(radix);
         return hisa_launch_next(list_blocks<Radix>, grid, Radix::threads, stream, *shard, *keep, tile->row, width, key,
-                                list);
+                                list, blocks);
     });
 }

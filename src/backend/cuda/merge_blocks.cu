@@ -74,17 +74,3 @@ extern "C" int hisa_cuda_launch_merge_blocks(const hisa_shard_t *shard, const hi
     return hisa_launch(merge_blocks, hisa_row_grid(rows, 1), HISA_PICK_THREADS, stream, *shard, *keep, tile->row, from,
                        row_begin, kept, place, bitmap, before);
 }
-
-static __global__ void list_to_work(int64_t entries, const uint64_t *list, int32_t *kept, int32_t *place) {
-    for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < entries;
-         i += gridDim.x * int64_t(blockDim.x)) {
-        const bool there = list[i] != HISA_RANK_NONE;
-        kept[i] = there ? hisa_rank_position(list[i]) : -1;
-        place[i] = there ? static_cast<int32_t>(i) : -1;
-    }
-}
-
-extern "C" int hisa_cuda_launch_list_to_work(int64_t entries, const uint64_t *list, int32_t *kept, int32_t *place,
-                                             void *stream) {
-    return hisa_launch(list_to_work, hisa_element_grid(entries, 256), 256, stream, entries, list, kept, place);
-}

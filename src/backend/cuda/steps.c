@@ -89,12 +89,12 @@ static hisa_status_t block_keys(hisa_device_t *device, const hisa_shard_t *shard
 }
 
 hisa_status_t hisa_cuda_score_blocks(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                     const hisa_keep_t *keep, int32_t width, uint64_t *list, int64_t *keys_scored,
-                                     void *stream) {
+                                     const hisa_keep_t *keep, int32_t width, uint64_t *list, int32_t *blocks,
+                                     int64_t *keys_scored, void *stream) {
     hisa_status_t status = block_keys(device, shard, tile, stream);
     if (status == HISA_OK) {
         HISA_CUDA_RUN(status, device, "listing blocks",
-                      hisa_cuda_launch_list_blocks(shard, tile, keep, width, tile->scratch, list, stream));
+                      hisa_cuda_launch_list_blocks(shard, tile, keep, width, tile->scratch, list, blocks, stream));
     }
     *keys_scored += tile->rows * shard->local_blocks;
     return status;
@@ -108,14 +108,6 @@ hisa_status_t hisa_cuda_merge_blocks(hisa_device_t *device, const hisa_shard_t *
     HISA_CUDA_RUN(status, device, "merging blocks",
                   hisa_cuda_launch_merge_blocks(shard, tile, keep, lists, width, rank_stride, place_stride, row_begin,
                                                 rows, kept, place, bitmap, tile->scratch, stream));
-    return status;
-}
-
-hisa_status_t hisa_cuda_list_to_work(hisa_device_t *device, int64_t rows, int32_t width, const uint64_t *list,
-                                     int32_t *kept, int32_t *place, void *stream) {
-    hisa_status_t status;
-    HISA_CUDA_RUN(status, device, "listing work",
-                  hisa_cuda_launch_list_to_work(rows * width, list, kept, place, stream));
     return status;
 }
 
