@@ -258,20 +258,20 @@ typedef struct hisa_backend_ops {
                           const int32_t *kept, const uint8_t *bitmap, const float *selected,
                           const hisa_output_t *output, void *stream);
 
-    /* -- two stages on one rank: nothing to exchange, so no lists and no bitmaps in between. Both NULL: a backend that
-     * always goes the way above. */
-    /* Scores the blocks in sight and keeps the best of each row, what score_blocks and merge_blocks give on one rank:
-     * kept [tile.rows][keep.width], blocks ascending, padded with -1. Mode block only: bitmap as from select_tokens.
-     * keys_scored as in score_blocks. */
+    /* -- two stages, steps joined that exchange nothing in between. Both NULL: a backend that goes the way above. */
+    /* One rank. Scores the blocks in sight and keeps the best of each row, what score_blocks and merge_blocks give on
+     * one rank: kept [tile.rows][keep.width], blocks ascending, padded with -1. Mode block only: bitmap as from
+     * select_tokens. keys_scored as in score_blocks. */
     hisa_status_t (*keep_blocks)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                  const hisa_keep_t *keep, int32_t *kept, uint8_t *bitmap, int64_t *keys_scored,
                                  void *stream);
-    /* The selection of each row inside its kept blocks, from pool [tile.rows][width][B] (score_tokens without work),
-     * straight to the results of all rows of the output's segments. A place among one rank's own tokens is the
-     * position: all placements are alike. */
+    /* select_tokens and emit in one: the selection of each row inside its kept blocks, straight to the results of all
+     * rows of the output's segments. A segment that does not continue the one before it, in the tile and in the
+     * results, may cost a launch. place NULL: pool is [tile.rows][width][B] (score_tokens without work). Gives
+     * positions: one rank's places are these too, but several ranks have emit for placement local. */
     hisa_status_t (*select_emit)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                 int32_t width, const int32_t *kept, const float *pool, const hisa_output_t *output,
-                                 void *stream);
+                                 int32_t width, const int32_t *kept, const int32_t *place, const float *pool,
+                                 const hisa_output_t *output, void *stream);
 
     /* -- flat -- */
     /* The best min(top_k, in sight) of this rank's own tokens, in one pass over the keys: list [rows][list_width] ranks

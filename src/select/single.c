@@ -26,7 +26,7 @@ static hisa_status_t mode_hisa(hisa_run_t *run) {
     }
     if (status == HISA_OK) {
         status = run->ops->select_emit(run->index->device, &run->index->shard, &run->lane->tile, run->plan.keep.width,
-                                       kept, pool, &output, run->stream);
+                                       kept, NULL, pool, &output, run->stream);
     }
     return status == HISA_OK ? hisa_run_step(run, HISA_STEP_MERGE_TOKENS) : status;
 }

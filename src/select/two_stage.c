@@ -45,27 +45,15 @@ static hisa_status_t score_tokens(hisa_run_t *run, int32_t width, const int32_t 
 
 /* ---------------------------------------------------------------------------------------------- one-shot */
 
-/* Block scores and token scores of each rank's own best blocks, a superset of its part of the kept ones, in one
- * all-gather; then each rank runs what a single one would run. */
-hisa_status_t hisa_run_two_stage_oneshot(hisa_run_t *run) {
+/* Each rank's own best blocks, a superset of its part of the kept ones, and the scores of their tokens, to all. */
+static hisa_status_t gather_own(hisa_run_t *run, uint8_t *lists, int64_t part, int64_t pool_at) {
     const hisa_plan_t *plan = &run->plan;
-    const hisa_shard_t *shard = &run->index->shard;
-    hisa_device_t *device = run->index->device;
-    const int64_t part = hisa_plan_part_bytes(plan, shard->block_size, run->lane->tile.rows);
-    const int64_t pool_at = hisa_plan_part_pool(plan, run->lane->tile.rows);
     const bool tokens = plan->keep.mode == HISA_MODE_HISA;
-    uint8_t *lists = hisa_run_at(run, plan->lists);
-    uint64_t *own_list = (uint64_t *)(void *)(lists + shard->rank * part);
-    float *own_pool = (float *)(void *)(lists + shard->rank * part + pool_at);
-    int32_t *own_blocks = hisa_run_at(run, plan->work_kept);
-    const picked_t picked = picked_of(run);
-    int64_t row_begin;
-    int64_t rows;
-    hisa_run_oneshot_rows(run, &row_begin, &rows);
-
-    hisa_status_t status = score_blocks(run, own_list, tokens ? own_blocks : NULL, run->stream);
+    uint8_t *own = lists + run->index->shard.rank * part;
+    int32_t *own_blocks = tokens ? hisa_run_at(run, plan->work_kept) : NULL;
+    hisa_status_t status = score_blocks(run, (uint64_t *)(void *)own, own_blocks, run->stream);
     if (status == HISA_OK && tokens) {
-        status = score_tokens(run, plan->list_width, own_blocks, NULL, own_pool, run->stream);
+        status = score_tokens(run, plan->list_width, own_blocks, NULL, (float *)(void *)(own + pool_at), run->stream);
     }
     if (status == HISA_OK) {
         status = hisa_run_exchange(run, HISA_STEP_MERGE_BLOCKS);
@@ -74,26 +62,63 @@ hisa_status_t hisa_run_two_stage_oneshot(hisa_run_t *run) {
         status = hisa_comm_allgather(run->index->comm, lists, part, run->stream);
         status = hisa_run_exchange_end(run, HISA_STEP_MERGE_BLOCKS, status);
     }
+    return status;
+}
+
+/* Whether the backend may join the selection and its results. Not for local places; and with several tiles a tile's
+ * rows lie in pieces in the results of all, which it would take one by one. */
+static bool selects_to_results(const hisa_run_t *run) {
+    const hisa_placement_t placement = run->options->placement;
+    return run->ops->select_emit != NULL && placement != HISA_PLACE_LOCAL &&
+           (placement == HISA_PLACE_OWNER || run->tiles == 1);
+}
+
+static hisa_status_t select_tokens(hisa_run_t *run, int64_t row_begin, int64_t rows, const picked_t *picked,
+                                   const float *pool) {
+    const hisa_shard_t *shard = &run->index->shard;
+    const hisa_tile_t *tile = &run->lane->tile;
+    hisa_device_t *device = run->index->device;
+    const int32_t width = run->plan.keep.width;
+    const int32_t *place = hisa_run_at(run, run->plan.place);
+    if (selects_to_results(run)) {
+        const hisa_output_t output = hisa_run_output(run);
+        return run->ops->select_emit(device, shard, tile, width, picked->kept, place, pool, &output, run->stream);
+    }
+    return run->ops->select_tokens(device, shard, tile, width, run->options->top_k, row_begin, rows, picked->kept,
+                                   place, pool, picked->bitmap, picked->selected, run->stream);
+}
+
+/* One all-gather; then each rank runs what a single one would run. */
+hisa_status_t hisa_run_two_stage_oneshot(hisa_run_t *run) {
+    const hisa_plan_t *plan = &run->plan;
+    const hisa_shard_t *shard = &run->index->shard;
+    const int64_t part = hisa_plan_part_bytes(plan, shard->block_size, run->lane->tile.rows);
+    const int64_t pool_at = hisa_plan_part_pool(plan, run->lane->tile.rows);
+    const bool tokens = plan->keep.mode == HISA_MODE_HISA;
+    uint8_t *lists = hisa_run_at(run, plan->lists);
+    const picked_t picked = picked_of(run);
+    int64_t row_begin;
+    int64_t rows;
+    hisa_run_oneshot_rows(run, &row_begin, &rows);
+
+    hisa_status_t status = gather_own(run, lists, part, pool_at);
     if (status == HISA_OK) {
         const int64_t place_stride = part / ((int64_t)sizeof(float) * shard->block_size);
-        status =
-            run->ops->merge_blocks(device, shard, &run->lane->tile, &plan->keep, (const uint64_t *)(const void *)lists,
-                                   plan->list_width, part / (int64_t)sizeof(uint64_t), place_stride, row_begin, rows,
-                                   picked.kept, hisa_run_at(run, plan->place), picked.bitmap, run->stream);
+        status = run->ops->merge_blocks(run->index->device, shard, &run->lane->tile, &plan->keep,
+                                        (const uint64_t *)(const void *)lists, plan->list_width,
+                                        part / (int64_t)sizeof(uint64_t), place_stride, row_begin, rows, picked.kept,
+                                        hisa_run_at(run, plan->place), picked.bitmap, run->stream);
     }
     if (status == HISA_OK) {
         status = hisa_run_step(run, HISA_STEP_MERGE_BLOCKS);
     }
     if (status == HISA_OK && tokens) {
-        const float *pool = (const float *)(const void *)(lists + pool_at);
-        status = run->ops->select_tokens(device, shard, &run->lane->tile, plan->keep.width, run->options->top_k,
-                                         row_begin, rows, picked.kept, hisa_run_at(run, plan->place), pool,
-                                         picked.bitmap, picked.selected, run->stream);
+        status = select_tokens(run, row_begin, rows, &picked, (const float *)(const void *)(lists + pool_at));
     }
     if (status == HISA_OK) {
         status = hisa_run_step(run, HISA_STEP_MERGE_TOKENS);
     }
-    return status == HISA_OK ? emit(run, &picked, run->stream) : status;
+    return status == HISA_OK && !(tokens && selects_to_results(run)) ? emit(run, &picked, run->stream) : status;
 }
 
 /* ---------------------------------------------------------------------------------------------- lists */

@@ -130,8 +130,8 @@ hisa_status_t hisa_cuda_keep_blocks(hisa_device_t *device, const hisa_shard_t *s
                                     const hisa_keep_t *keep, int32_t *kept, uint8_t *bitmap, int64_t *keys_scored,
                                     void *stream);
 hisa_status_t hisa_cuda_select_emit(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                    int32_t width, const int32_t *kept, const float *pool, const hisa_output_t *output,
-                                    void *stream);
+                                    int32_t width, const int32_t *kept, const int32_t *place, const float *pool,
+                                    const hisa_output_t *output, void *stream);
 
 hisa_status_t hisa_cuda_flat_scan(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                   int32_t top_k, int32_t list_width, uint64_t *list, uint64_t *bound,

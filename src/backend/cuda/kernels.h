@@ -63,8 +63,8 @@ int hisa_cuda_launch_keep_blocks(const hisa_shard_t *shard, const hisa_tile_t *t
 int hisa_cuda_launch_cover_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_keep_t *keep,
                                   const uint32_t *key, int32_t *kept, uint8_t *bitmap, void *stream);
 int hisa_cuda_launch_select_emit(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width, const int32_t *kept,
-                                 const float *pool, const hisa_output_t *output, const hisa_segment_t *segment,
-                                 void *stream);
+                                 const int32_t *place, const float *pool, const hisa_output_t *output,
+                                 const hisa_segment_t *segment, void *stream);
 
 /* Hopper. Maps for the copy engine are made on the host, by address and shape (tensor_map.c). */
 typedef struct hisa_hopper_maps {

@@ -1,5 +1,5 @@
-/* One rank: from the scores of a row's kept blocks straight to its results. Candidates stand in ascending position, so
- * what is taken in the order of places is in the order of positions. */
+/* From the scores of a row's kept blocks straight to its results. Candidates stand in ascending position, so what is
+ * taken in the order of places is in the order of positions. */
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/pick.cuh"
 #include "backend/cuda/token_keys.cuh"
@@ -43,11 +43,12 @@ template <typename Radix> union hisa_stage_t {
     } out;
 };
 
-/* Up to Radix::capacity candidates a row. Blocks have 16 tokens or more, so a vector of four lies in one. */
-template <typename Radix>
+/* Up to Radix::capacity candidates a row. Blocks have 16 tokens or more, so a vector of four lies in one. PLACED:
+ * scores lie by kept block where place_of says, else as their candidates stand. */
+template <typename Radix, bool PLACED>
 static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
-    select_emit(hisa_shard_t shard, const hisa_row_t *rows, int32_t width, const int32_t *kept_of, const float *pool,
-                hisa_output_t output, hisa_segment_t segment) {
+    select_emit(hisa_shard_t shard, const hisa_row_t *rows, int32_t width, const int32_t *kept_of,
+                const int32_t *place_of, const float *pool, hisa_output_t output, hisa_segment_t segment) {
     __shared__ hisa_stage_t<Radix> shared;
     hisa_grid_release();
     Radix::clear(shared.radix);
@@ -58,7 +59,6 @@ static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     const int size_log2 = 31 - __clz(shard.block_size);
     const int32_t candidates = width << size_log2;
     const int32_t *kept = kept_of + r * width;
-    const float *score = pool + r * candidates;
     const auto position_of = [&](int32_t candidate) { return hisa_candidate_position(kept, size_log2, candidate); };
     int32_t position[Radix::vectors];
 #pragma unroll
@@ -68,9 +68,15 @@ static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     float4 raw[Radix::vectors];
 #pragma unroll
     for (int v = 0; v < Radix::vectors; ++v) {
-        const bool any =
-            Radix::eager ? Radix::first(v) < candidates : position[v] + 3 >= row.begin && position[v] < row.end;
-        raw[v] = any ? *reinterpret_cast<const float4 *>(score + Radix::first(v)) : make_float4(0, 0, 0, 0);
+        const int32_t first = Radix::first(v);
+        bool any = Radix::eager ? first < candidates : position[v] + 3 >= row.begin && position[v] < row.end;
+        int64_t from = r * candidates + first;
+        if (PLACED) {
+            const int64_t block = any ? place_of[r * width + (first >> size_log2)] : -1;
+            any = block >= 0;
+            from = (block << size_log2) + (first & (shard.block_size - 1));
+        }
+        raw[v] = any ? *reinterpret_cast<const float4 *>(pool + from) : make_float4(0, 0, 0, 0);
     }
     uint32_t key[Radix::keys];
     uint32_t n = 0;
@@ -112,7 +118,7 @@ static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
 /* Any number of candidates. */
 static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     select_emit_any(hisa_shard_t shard, const hisa_row_t *rows, int32_t width, const int32_t *kept_of,
-                    const float *pool, hisa_output_t output, hisa_segment_t segment) {
+                    const int32_t *place_of, const float *pool, hisa_output_t output, hisa_segment_t segment) {
     __shared__ hisa_pick_t shared;
     hisa_grid_release();
     hisa_grid_wait();
@@ -122,15 +128,15 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     const int64_t size = shard.block_size;
     const int64_t candidates = width * size;
     const int32_t *kept = kept_of + r * width;
-    const float *score = pool + r * candidates;
     const hisa_results_t results = results_of(output, at);
     const auto key_of = [&](int64_t candidate, uint32_t *key) {
-        const int32_t block = kept[candidate / size];
+        const int64_t j = r * width + candidate / size;
+        const int32_t block = kept_of[j];
         const int64_t position = block * size + candidate % size;
         if (block < 0 || position < row.begin || position >= row.end) {
             return 0u;
         }
-        *key = hisa_key_from_score(score[candidate]);
+        *key = hisa_key_from_score(pool[(place_of != nullptr ? place_of[j] : j) * size + candidate % size]);
         return 1u;
     };
     const uint32_t k = static_cast<uint32_t>(output.top_k);
@@ -152,17 +158,17 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
 }
 
 extern "C" int hisa_cuda_launch_select_emit(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t width,
-                                            const int32_t *kept, const float *pool, const hisa_output_t *output,
-                                            const hisa_segment_t *segment, void *stream) {
+                                            const int32_t *kept, const int32_t *place, const float *pool,
+                                            const hisa_output_t *output, const hisa_segment_t *segment, void *stream) {
     const int64_t candidates = int64_t(width) * shard->block_size;
     const dim3 grid = hisa_row_grid(segment->rows, 1);
     if (candidates > hisa_radix_32k::capacity) {
-        return hisa_launch_next(select_emit_any, grid, HISA_PICK_THREADS, stream, *shard, tile->row, width, kept, pool,
-                                *output, *segment);
+        return hisa_launch_next(select_emit_any, grid, HISA_PICK_THREADS, stream, *shard, tile->row, width, kept, place,
+                                pool, *output, *segment);
     }
     return hisa_with_radix(candidates, segment->rows, [&](auto radix) {
         using Radix = decltype(radix);
-        return hisa_launch_next(select_emit<Radix>, grid, Radix::threads, stream, *shard, tile->row, width, kept, pool,
-                                *output, *segment);
+        return hisa_launch_next(place != nullptr ? select_emit<Radix, true> : select_emit<Radix, false>, grid,
+                                Radix::threads, stream, *shard, tile->row, width, kept, place, pool, *output, *segment);
     });
 }

@@ -191,15 +191,25 @@ hisa_status_t hisa_cuda_keep_blocks(hisa_device_t *device, const hisa_shard_t *s
     return status;
 }
 
+/* Whether the segment's rows follow those of the one before in the tile and in the results. */
+static bool continues(const hisa_segment_t *before, const hisa_segment_t *segment) {
+    return segment->tile_begin == before->tile_begin + before->rows &&
+           segment->output_begin == before->output_begin + before->rows;
+}
+
+/* The rows of all ranks are one launch where they lie as they do in a call of a single tile. */
 hisa_status_t hisa_cuda_select_emit(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                    int32_t width, const int32_t *kept, const float *pool, const hisa_output_t *output,
-                                    void *stream) {
+                                    int32_t width, const int32_t *kept, const int32_t *place, const float *pool,
+                                    const hisa_output_t *output, void *stream) {
     hisa_status_t status = HISA_OK;
-    for (int32_t i = 0; i < output->n_segments && status == HISA_OK; ++i) {
-        if (output->segments[i].output_begin >= 0) {
-            HISA_CUDA_RUN(
-                status, device, "selecting tokens",
-                hisa_cuda_launch_select_emit(shard, tile, width, kept, pool, output, &output->segments[i], stream));
+    for (int32_t i = 0; i < output->n_segments && status == HISA_OK;) {
+        hisa_segment_t joined = output->segments[i++];
+        while (i < output->n_segments && joined.output_begin >= 0 && continues(&joined, &output->segments[i])) {
+            joined.rows += output->segments[i++].rows;
+        }
+        if (joined.output_begin >= 0 && joined.rows > 0) {
+            HISA_CUDA_RUN(status, device, "selecting tokens",
+                          hisa_cuda_launch_select_emit(shard, tile, width, kept, place, pool, output, &joined, stream));
         }
     }
     return status;
