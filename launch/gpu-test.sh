@@ -14,6 +14,8 @@
 # --sanitize  runs the suites' small cases under compute-sanitizer as well, and says at the end what each tool found:
 #             clean, findings (a failure), or no result (the tool's own error or SANITIZE_SECONDS (200) over: none).
 #             SANITIZE_TOOLS chooses among "memcheck initcheck synccheck racecheck", SANITIZE_CASES how many random cases.
+#             racecheck takes a build of its own, in FOLDER-racecheck, where all lanes of a warp arrive at a barrier and not
+#             one for all: it sees no order in a __syncwarp() before that one's arrival (src/backend/cuda/hopper_ptx.cuh).
 #             memcheck also goes over two ranks that talk by NCCL, where this build has them
 # --only-sanitize  the same without the plain run of the suites; with --only ranks, over the two ranks alone
 set -euo pipefail
@@ -75,12 +77,19 @@ if capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/
 fi
 generator=()
 command -v ninja >/dev/null && generator=(-G Ninja)
-mkdir -p "$tree"
-if ! { cmake -S "$root" -B "$tree" "${generator[@]}" -DHISA_CUDA=ON -DHISA_WERROR=ON "${architectures[@]}" &&
-    cmake --build "$tree" -j "${JOBS:-$(nproc)}"; } >"$tree/build.log" 2>&1; then
-    tail -n 60 "$tree/build.log"
-    exit 1
-fi
+# build_tree FOLDER ARGUMENT...: all of it, with these arguments of CMake's.
+build_tree() {
+    local folder=$1
+    shift
+    mkdir -p "$folder"
+    if ! { cmake -S "$root" -B "$folder" "${generator[@]}" -DHISA_CUDA=ON -DHISA_WERROR=ON "${architectures[@]}" "$@" &&
+        cmake --build "$folder" -j "${JOBS:-$(nproc)}"; } >"$folder/build.log" 2>&1; then
+        tail -n 60 "$folder/build.log"
+        exit 1
+    fi
+}
+
+build_tree "$tree"
 [ $only = no ] || exit 0
 "$tree"/src/cli/hisa info
 failed=0
@@ -130,12 +139,13 @@ conclude() {
 # sanitized TOOL SUITE SCORER CASES: the suite's small cases under the tool.
 sanitized() {
     local tool=$1 suite=$2 scorer=$3 cases=$4 what status=0 start=$SECONDS
-    local log=$tree/sanitize-$tool-$suite${scorer:+-$scorer}.log
+    local log=$tree/sanitize-$tool-$suite${scorer:+-$scorer}.log from=$tree
+    [ "$tool" != racecheck ] || from=$tree-racecheck
     what="$(printf '%-9s %-17s %-6s' "$tool" "$suite" "${scorer:-all}")"
     echo "compute-sanitizer --tool $what ($log)"
     # One test asks for more memory than there is, others pass bad pointers: calls that fail are no findings.
     HISA_CUDA_SCORER=$scorer HISA_TEST_CASES=$cases CK_RUN_CASE=small timeout -k 10 "$seconds" \
-        compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 "$tree/tests/gpu/$suite" \
+        compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 "$from/tests/gpu/$suite" \
         >"$log" 2>&1 || status=$?
     conclude "$what" "$log" $status "$start"
 }
@@ -172,6 +182,9 @@ if [ $sanitize = yes ]; then
     mapfile -t suites < <(grep -l 'tcase_create("small")' tests/gpu/test_*.c | xargs -n 1 basename -s .c)
     [ "$suites_named" != ranks ] || suites=()
     for tool in ${SANITIZE_TOOLS:-memcheck initcheck synccheck racecheck}; do
+        if [ "$tool" = racecheck ] && [ ${#suites[@]} -gt 0 ]; then
+            build_tree "$tree-racecheck" -DCMAKE_CUDA_FLAGS=-DHISA_EACH_LANE_ARRIVES
+        fi
         if [ "$tool" = memcheck ] && [ -x "$tree/tests/nccl/test_nccl_select" ]; then
             sanitized_ranks test_nccl_comm data
             sanitized_ranks test_nccl_select as_a_single_gpu

@@ -49,10 +49,10 @@ __device__ __forceinline__ hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &hisa_hop
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; ++s) {
             hisa_barrier_init(&shared.full[s], 1);
-            hisa_barrier_init(&shared.empty[s], 4 * GROUPS);
+            hisa_barrier_init(&shared.empty[s], 4 * GROUPS * HISA_WARP_ARRIVALS);
         }
-        hisa_barrier_init(&shared.batch_full, 1);
-        hisa_barrier_init(&shared.batch_empty, 4 * GROUPS);
+        hisa_barrier_init(&shared.batch_full, HISA_WARP_ARRIVALS);
+        hisa_barrier_init(&shared.batch_empty, 4 * GROUPS * HISA_WARP_ARRIVALS);
         hisa_barrier_init_fence();
     }
     __syncthreads();
@@ -128,6 +128,7 @@ __device__ __forceinline__ void hisa_feed_batch(hisa_hopper_t<HEADS, GROUPS, STA
             hisa_barrier_arrive(&shared.batch_full);
         }
     }
+    hisa_barrier_arrive_others(&shared.batch_full, lane);
     __syncwarp();
 }
 
@@ -214,10 +215,7 @@ __device__ __forceinline__ float hisa_quad_sum(float first, float second) {
 template <int HEADS, int GROUPS, int STAGES, typename Place>
 __device__ __forceinline__ void hisa_release_stage(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared,
                                                    hisa_ring_t ring) {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-        hisa_barrier_arrive(&shared.empty[ring.stage]);
-    }
+    hisa_barrier_arrive_warp(&shared.empty[ring.stage], static_cast<int>(threadIdx.x % 32));
 }
 
 /* N queries of a batch: while the heads of one half of the panel are summed, the products of the other half, or of the
@@ -294,10 +292,7 @@ __device__ __forceinline__ void hisa_score_batches(hisa_hopper_t<HEADS, GROUPS, 
             }
             scale = shared.scale[key];
         }
-        __syncwarp();
-        if (lane == 0) {
-            hisa_barrier_arrive(&shared.batch_empty);
-        }
+        hisa_barrier_arrive_warp(&shared.batch_empty, lane);
         if (idle) {
 #pragma unroll 1
             for (int i = 0; i < queries; ++i) {

@@ -157,6 +157,7 @@ feed(shared_t<HEADS> &shared, hisa_rows_feeder_t &feeder, const flat_source_t &f
                                shard.store.scales + token + i * TILE, static_cast<int32_t>(first) + i * TILE);
             }
         }
+        __syncwarp(); /* what lane 0 has waited for, the others have too: the next batch is for all to write */
         feeder.ring.stage = __shfl_sync(0xFFFFFFFFu, feeder.ring.stage, 0);
         feeder.ring.parity = __shfl_sync(0xFFFFFFFFu, feeder.ring.parity, 0);
     }

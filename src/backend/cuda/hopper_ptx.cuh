@@ -37,6 +37,30 @@ __device__ __forceinline__ void hisa_barrier_arrive(uint64_t *barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(hisa_shared_address(barrier)) : "memory");
 }
 
+/* A warp arrives by lane 0, after a __syncwarp that orders what the other lanes did before it. compute-sanitizer's
+ * racecheck goes by what the arriving thread itself did: for it, and with the same order otherwise, a build with
+ * HISA_EACH_LANE_ARRIVES has all lanes arrive (launch/gpu-test.sh). */
+#ifdef HISA_EACH_LANE_ARRIVES
+enum { HISA_WARP_ARRIVALS = 32 };
+#else
+enum { HISA_WARP_ARRIVALS = 1 };
+#endif
+
+/* By the whole warp. */
+__device__ __forceinline__ void hisa_barrier_arrive_warp(uint64_t *barrier, int lane) {
+    __syncwarp();
+    if (HISA_WARP_ARRIVALS > 1 || lane == 0) {
+        hisa_barrier_arrive(barrier);
+    }
+}
+
+/* By the lanes other than 0, which arrives in another way. */
+__device__ __forceinline__ void hisa_barrier_arrive_others(uint64_t *barrier, int lane) {
+    if (HISA_WARP_ARRIVALS > 1 && lane != 0) {
+        hisa_barrier_arrive(barrier);
+    }
+}
+
 /* Arrives, and makes the phase wait for `bytes` of copies as well. */
 __device__ __forceinline__ void hisa_barrier_arrive_expect(uint64_t *barrier, uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(hisa_shared_address(barrier)),

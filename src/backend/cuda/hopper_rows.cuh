@@ -66,12 +66,12 @@ template <int HEADS, typename Target> __device__ __forceinline__ hisa_rows_t<HEA
     if (threadIdx.x == 0) {
         for (int s = 0; s < shared.stages; ++s) {
             hisa_barrier_init(&shared.full[s], 1);
-            hisa_barrier_init(&shared.empty[s], 1);
-            hisa_barrier_init(&shared.done[s], 4 * HISA_ROWS_GROUPS);
+            hisa_barrier_init(&shared.empty[s], HISA_WARP_ARRIVALS);
+            hisa_barrier_init(&shared.done[s], 4 * HISA_ROWS_GROUPS * HISA_WARP_ARRIVALS);
         }
         for (int b = 0; b < 2; ++b) {
-            hisa_barrier_init(&shared.batch_full[b], 1);
-            hisa_barrier_init(&shared.batch_empty[b], 4 * HISA_ROWS_GROUPS);
+            hisa_barrier_init(&shared.batch_full[b], HISA_WARP_ARRIVALS);
+            hisa_barrier_init(&shared.batch_empty[b], 4 * HISA_ROWS_GROUPS * HISA_WARP_ARRIVALS);
         }
         hisa_barrier_init_fence();
     }
@@ -199,16 +199,10 @@ __device__ __forceinline__ void hisa_score_rows(hisa_rows_t<HEADS, Target> &shar
         for (; tiles > 0; --tiles) {
             hisa_barrier_wait(&shared.full[ring.stage], ring.parity);
             hisa_score_stage(shared, dot, w, ring.stage, keys, b, at);
-            __syncwarp();
-            if (lane == 0) {
-                hisa_barrier_arrive(&shared.done[ring.stage]);
-            }
+            hisa_barrier_arrive_warp(&shared.done[ring.stage], lane);
             hisa_ring_next<shared.stages>(ring);
         }
-        __syncwarp();
-        if (lane == 0) {
-            hisa_barrier_arrive(&shared.batch_empty[which]);
-        }
+        hisa_barrier_arrive_warp(&shared.batch_empty[which], lane);
     }
 }
 
@@ -227,7 +221,7 @@ __device__ __forceinline__ uint32_t hisa_wait_for_batch(hisa_rows_t<HEADS, Targe
                                                         hisa_rows_feeder_t &feeder) {
     const uint32_t which = feeder.batch % 2;
     hisa_barrier_wait(&shared.batch_empty[which], (feeder.batch / 2 + 1) % 2);
-    if (feeder.fed < shared.stages) {
+    if (HISA_WARP_ARRIVALS > 1 || feeder.fed < shared.stages) {
         /* The batch between was too short to have taken the place of all stages: drains may still be at the one before
          * it. */
         hisa_ring_t ring = feeder.ring;
@@ -258,6 +252,7 @@ __device__ __forceinline__ void hisa_feed_rows(hisa_rows_t<HEADS, Target> &share
     if (lane == 0) {
         hisa_barrier_arrive_expect(&shared.batch_full[which], count * HEADS * (HISA_HOPPER_DIM + 4));
     }
+    hisa_barrier_arrive_others(&shared.batch_full[which], static_cast<int>(lane));
     __syncwarp();
     if (valid) {
         hisa_copy_box_5d(&shared.q[which][0][0] + lane * HEADS * HISA_HOPPER_DIM, map, source * (HEADS / 16),
@@ -286,6 +281,7 @@ __device__ __forceinline__ void hisa_feed_tile(hisa_rows_t<HEADS, Target> &share
 template <int HEADS, typename Target>
 __device__ __forceinline__ void hisa_feed_rows_end(hisa_rows_t<HEADS, Target> &shared, hisa_rows_feeder_t &feeder) {
     const uint32_t which = hisa_wait_for_batch(shared, feeder);
+    hisa_barrier_arrive_others(&shared.batch_full[which], static_cast<int>(threadIdx.x % 32));
     if (threadIdx.x % 32 == 0) {
         shared.tiles[which] = 0;
         hisa_barrier_arrive(&shared.batch_full[which]);
@@ -312,10 +308,7 @@ __device__ __forceinline__ void hisa_drain_rows(hisa_rows_t<HEADS, Target> &shar
         }
         hisa_barrier_wait(&shared.done[ring.stage], ring.parity);
         take(ring.stage);
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) {
-            hisa_barrier_arrive(&shared.empty[ring.stage]);
-        }
+        hisa_barrier_arrive_warp(&shared.empty[ring.stage], static_cast<int>(threadIdx.x % 32));
         ring.stage += HISA_ROWS_DRAINS;
         if (ring.stage >= shared.stages) {
             ring.stage -= shared.stages;
