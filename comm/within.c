@@ -1,6 +1,7 @@
 #include "comm/within.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,20 @@ static void *run(void *context) {
     return NULL;
 }
 
+/* The process's signals are for threads that the program knows of: this one takes none. */
+static int start(pthread_t *thread, within_t *within) {
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    const int masked = pthread_sigmask(SIG_SETMASK, &all, &before);
+    if (masked != 0) {
+        return masked;
+    }
+    const int started = pthread_create(thread, NULL, run, within);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return started;
+}
+
 hisa_status_t hisa_within(double seconds, const hisa_within_job_t *job, void *arguments, size_t bytes) {
     const double begin = hisa_now();
     within_t *within = calloc(1, sizeof *within + bytes);
@@ -46,7 +61,7 @@ hisa_status_t hisa_within(double seconds, const hisa_within_job_t *job, void *ar
     within->job = *job;
     atomic_init(&within->state, RUNNING);
     memcpy(within->arguments, arguments, bytes);
-    if (pthread_create(&thread, NULL, run, within) != 0) {
+    if (start(&thread, within) != 0) {
         free(within);
         return hisa_fail(HISA_ERR_NO_MEMORY, "%s: no thread to be had", job->what);
     }

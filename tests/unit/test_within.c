@@ -1,4 +1,6 @@
 /* A call with a deadline: what comes back in time, and what does not. */
+#include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -80,6 +82,31 @@ START_TEST(out_of_time) {
 }
 END_TEST
 
+static hisa_status_t look_at_signals(void *context) {
+    arguments_t *arguments = context;
+    sigset_t mask;
+    pthread_sigmask(SIG_BLOCK, NULL, &mask);
+    arguments->out = sigismember(&mask, SIGTERM) == 1 && sigismember(&mask, SIGALRM) == 1 ? 1 : 0;
+    return HISA_OK;
+}
+
+/* A signal of the process is not to be handled there; the caller goes on taking those it took. */
+START_TEST(signals) {
+    const hisa_within_job_t job = {.what = "looking", .call = look_at_signals};
+    arguments_t arguments = {.in = 0};
+    sigset_t one;
+    sigset_t mask;
+    sigemptyset(&one);
+    sigaddset(&one, SIGUSR1);
+    ck_assert_int_eq(pthread_sigmask(SIG_SETMASK, &one, NULL), 0);
+    ck_assert_int_eq(hisa_within(60.0, &job, &arguments, sizeof arguments), HISA_OK);
+    ck_assert_int_eq(arguments.out, 1);
+    ck_assert_int_eq(pthread_sigmask(SIG_BLOCK, NULL, &mask), 0);
+    ck_assert_int_eq(sigismember(&mask, SIGUSR1), 1);
+    ck_assert_int_eq(sigismember(&mask, SIGTERM), 0);
+}
+END_TEST
+
 /* What fails late fails for nobody. */
 START_TEST(failed_late) {
     const hisa_within_job_t job = {.what = "refusing", .call = refuse};
@@ -99,6 +126,7 @@ int main(void) {
     tcase_add_test(calls, failed);
     tcase_add_test(calls, out_of_time);
     tcase_add_test(calls, failed_late);
+    tcase_add_test(calls, signals);
     suite_add_tcase(suite, calls);
     return suite_main(suite);
 }
