@@ -45,11 +45,12 @@ HISA_API void hisa_nccl_config_init(hisa_nccl_config_t *config);
  * process's environment before its first NCCL call (before 2.30, for tests only). Without it all ranks are refused at
  * once, also those that share with nobody.
  *
- * What hisa makes is a blocking communicator in NCCL's sense, whose calls only enqueue: on a non-blocking one NCCL starts
- * a thread for each call, 60 to 80 us of the host's time. A child by `split` is as its parent is, so an engine that lends
- * a non-blocking communicator pays that. Where NCCL may wait for peers on the host (here, in hisa_comm_destroy, and in a
- * one-shot selection while it is captured), hisa lets a thread of its own do it and waits up to the deadline; a thread
- * that NCCL does not let go is left behind with its communicator, and aborts that if it ever comes back.
+ * What hisa makes is a blocking communicator in NCCL's sense, whose calls only enqueue: on a non-blocking one NCCL
+ * starts a thread for each call, 60 to 80 us of the host's time. A child by `split` is as its parent is, so an engine
+ * that lends a non-blocking communicator pays that. Where NCCL may wait for peers on the host (here, in
+ * hisa_comm_destroy, and in a one-shot selection while it is captured), hisa lets a thread of its own do it and waits
+ * up to the deadline; a thread that NCCL does not let go is left behind with its communicator, and aborts that if it
+ * ever comes back.
  *
  * Once a peer is lost, hisa ends what is enqueued by ncclCommAbort, after the ranks that can be reached have agreed on
  * one status. With `split` the engine's communicator must not have been made with splitShare, by which NCCL aborts
@@ -58,8 +59,8 @@ HISA_API void hisa_nccl_config_init(hisa_nccl_config_t *config);
  * there the engine must, or its streams wait for ever; and where that communicator is a blocking one that is not
  * connected yet, hisa's calls may block in NCCL beyond any deadline.
  *
- * Destroying what is made waits for the device, up to the deadline, and ends what has not ended by then. Graphs in which
- * calls over the communicator were captured must be destroyed before it: NCCL waits for them. */
+ * Destroying what is made waits for the device, up to the deadline, and ends what has not ended by then. Graphs in
+ * which calls over the communicator were captured must be destroyed before it: NCCL waits for them. */
 HISA_API hisa_status_t hisa_comm_create_nccl(const hisa_nccl_config_t *config, hisa_comm_t **comm);
 
 #ifdef __cplusplus
