@@ -2,6 +2,7 @@
 #include "backend/cuda/cuts.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/sight.cuh"
+#include "backend/cuda/warp.cuh"
 #include "backend/order.h"
 
 /* A lane takes 16 candidates at a time, which lie in one block and are a word of the bitmap, a warp a row or a part of
@@ -76,12 +77,7 @@ static __device__ __forceinline__ uint32_t each_selected(emit_stage_t &stage, co
         const int32_t base = word.block >= 0 ? base_of(word.block) : -1;
         const uint32_t found = static_cast<uint32_t>(__popc(word.bits));
         const uint32_t both = found | (base >= 0 ? found << 16 : 0u); /* at most 512 of either */
-        uint32_t up_to = both;
-#pragma unroll
-        for (int distance = 1; distance < 32; distance *= 2) {
-            const uint32_t below = __shfl_up_sync(0xFFFFFFFFu, up_to, distance);
-            up_to += lane >= distance ? below : 0;
-        }
+        const uint32_t up_to = hisa_warp_scan(both);
         const uint32_t total = __shfl_sync(0xFFFFFFFFu, up_to, 31);
         if (base >= 0) {
             uint32_t place = (up_to - both) >> 16;

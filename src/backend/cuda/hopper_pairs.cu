@@ -5,6 +5,7 @@
 #include "backend/cuda/hopper_pairs.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/sight.cuh"
+#include "backend/cuda/warp.cuh"
 
 /* A thread has four entries, loaded together. Cells: twice as many as entries can need, so that a search is short. */
 enum { THREADS = 256, EACH = HISA_PAIR_GROUP / THREADS, CELL_BITS = 11, CELLS = 1 << CELL_BITS };
@@ -145,18 +146,9 @@ static __device__ __forceinline__ int32_t batch_rows(const hisa_pairs_t &pairs) 
     return rows;
 }
 
-static __device__ __forceinline__ int32_t scan_lanes(int32_t sum) {
-#pragma unroll
-    for (int distance = 1; distance < 32; distance *= 2) {
-        const int32_t lower = __shfl_up_sync(0xFFFFFFFFu, sum, distance);
-        sum += static_cast<int>(threadIdx.x % 32) >= distance ? lower : 0;
-    }
-    return sum;
-}
-
 /* The first of `own` numbers of each lane, dealt out of a counter that all share: one addition a warp. */
 static __device__ __forceinline__ int32_t deal(int32_t *counter, int32_t own) {
-    const int32_t up_to = scan_lanes(own);
+    const int32_t up_to = hisa_warp_scan(own);
     int32_t begin = 0;
     if (threadIdx.x % 32 == 31) {
         begin = atomicAdd(counter, up_to);

@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "backend/cuda/warp.cuh"
+
 /* One thread a bin of an 8-bit digit. */
 #define HISA_PICK_THREADS 256
 #define HISA_PICK_WARPS (HISA_PICK_THREADS / 32)
@@ -21,11 +23,7 @@ struct hisa_pick_t {
 __device__ __forceinline__ uint32_t hisa_block_scan(hisa_pick_t &shared, uint32_t value, uint32_t *total) {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t warp = threadIdx.x / 32;
-    uint32_t sum = value;
-    for (uint32_t distance = 1; distance < 32; distance *= 2) {
-        const uint32_t lower = __shfl_up_sync(0xFFFFFFFFu, sum, distance);
-        sum += lane >= distance ? lower : 0;
-    }
+    const uint32_t sum = hisa_warp_scan(value);
     __syncthreads();
     if (lane == 31) {
         shared.warp_sum[warp] = sum;

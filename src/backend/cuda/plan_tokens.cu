@@ -3,6 +3,7 @@
 #include "backend/cuda/cuts.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/sight.cuh"
+#include "backend/cuda/warp.cuh"
 
 /* The line of next [ranks + 1][rows of the tile] that a kept block belongs to: for own rows its owner's, for others'
  * rows `others` if this rank scores it, else -1. Others' rows are counted in line 0, where only own rows get places,
@@ -44,15 +45,6 @@ static __global__ void count_blocks(hisa_shard_t shard, const hisa_row_t *rows, 
 enum { PLACE_THREADS = 1024, PLACE_WARPS = PLACE_THREADS / 32, PLACE_EACH = 4 };
 static_assert(PLACE_WARPS == 32, "a lane a warp's sum");
 
-static __device__ __forceinline__ int32_t scan_lanes(int32_t sum) {
-#pragma unroll
-    for (int distance = 1; distance < 32; distance *= 2) {
-        const int32_t lower = __shfl_up_sync(0xFFFFFFFFu, sum, distance);
-        sum += static_cast<int>(threadIdx.x % 32) >= distance ? lower : 0;
-    }
-    return sum;
-}
-
 /* Gives each of rows [begin, end) a place: `sum` and the counts of the rows before it. Returns the place that comes
  * after all. count_of(r) may read what this thread is to write to place[r]. All threads of the block call it. */
 template <typename CountOf>
@@ -70,7 +62,7 @@ static __device__ __forceinline__ int32_t place_rows(int32_t (&sums)[PLACE_WARPS
         int32_t up_to = 0; /* of the warp */
 #pragma unroll
         for (int i = 0; i < PLACE_EACH; ++i) {
-            const int32_t scanned = scan_lanes(before[i]);
+            const int32_t scanned = hisa_warp_scan(before[i]);
             before[i] = up_to + scanned - before[i];
             up_to += __shfl_sync(0xFFFFFFFFu, scanned, 31);
         }
@@ -130,7 +122,7 @@ static __device__ __forceinline__ void add_lower_ranks(int32_t ranks, int64_t n,
     for (int32_t first = 0; first < ranks; first += 32) {
         const int32_t p = first + lane;
         const int32_t count = p < ranks ? static_cast<int32_t>(recv[p]) : 0;
-        const int32_t up_to = scan_lanes(count);
+        const int32_t up_to = hisa_warp_scan(count);
         if (p < ranks) {
             next[p * n + r] += lower + up_to - count;
         }
