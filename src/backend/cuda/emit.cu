@@ -103,7 +103,8 @@ static __device__ __forceinline__ uint32_t each_selected(emit_stage_t &stage, co
 }
 
 /* A row's candidates are dealt out to 2^spread warps. A step is some 2000 cycles of waiting, so what counts is that
- * there are warps enough to fill the device, and then that none counts what others before it find. */
+ * there are warps enough to fill the device (half of what an H100 holds), and then that none counts what others before
+ * it find: 4096 rows take 31 us by two warps each, 34 by four. */
 static inline int spread_of(int64_t rows) {
     int spread = 0;
     while ((1 << spread) < EMIT_WARPS && (rows << spread) < EMIT_DEVICE_WARPS / 2) {

@@ -67,8 +67,9 @@ static __device__ int64_t last_in_sight(const block_source_t &from) {
 
 /* How work is dealt out: units of rows by panels, in runs, so that a panel's keys stay. Many rows go by twos, since
  * they are scored by twos, and the unevenness of a deal by eights is 3% of a rank of 8; few by eights, to load a
- * panel's keys less often. A query costs a panel as much as one warpgroup more than it has: with the third of three
- * idle, 821 TFLOP/s where it has 917 (NOTES.md), it takes 0.75 of its time. Only the last panel has idle ones. */
+ * panel's keys less often. A query costs a panel as much as one warpgroup more than it has: 0.75 and 0.50 of its time
+ * with all three where two or one are at work, from 821 TFLOP/s of two. Thread blocks took 0.81 and 0.59 since
+ * (NOTES-ranks.md). Only the last panel has idle ones. */
 template <int GROUPS> struct deal_t {
     static constexpr int unit = GROUPS == MANY_GROUPS ? 2 : 8;
     int64_t units;
