@@ -11,7 +11,7 @@ struct flat_source_t {
     const hisa_row_t *rows;
     const float *weights;
     int64_t tile_rows;
-    int64_t begin; /* of the chunk, in local tokens */
+    int64_t begin; /* of the chunk, in local tokens: a multiple of TILE */
     int64_t tiles; /* of the chunk */
     hisa_flat_lists_t lists;
 };
@@ -23,7 +23,8 @@ struct target_t {
     float floor;   /* scores from it on are taken; NaN: none; -inf: all but NaN */
     int32_t all;   /* NaN too */
     int32_t begin; /* local tokens that the row sees */
-    int32_t end;   /* 0: not a row of the batch's sequence */
+    int32_t end;
+    __device__ __forceinline__ void hide() { end = 0; }
 };
 
 template <int HEADS> using shared_t = hisa_rows_t<HEADS, target_t>;
@@ -106,64 +107,36 @@ static __device__ __forceinline__ void take(const hisa_shard_t &shard, const sha
     }
 }
 
-/* A batch of rows from `begin` on, a lane each, against tiles [tile_begin, tile_end) of the chunk; once more for each
- * sequence more that they are of. */
+/* The lane's row of a batch that begins at `begin`, against tiles [tile_begin, tile_end) of the chunk. */
 template <int HEADS>
-static __device__ __forceinline__ void
-feed(shared_t<HEADS> &shared, hisa_rows_feeder_t &feeder, const flat_source_t &from, const CUtensorMap *q_map,
-     const CUtensorMap *key_map, int64_t begin, int64_t tile_begin, int64_t tile_end) {
-    const hisa_shard_t &shard = from.shard;
+static __device__ __forceinline__ hisa_rows_lane_t<target_t> look(const flat_source_t &from, int64_t begin,
+                                                                  int64_t tile_begin, int64_t tile_end) {
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int64_t r = begin + lane;
-    const bool valid = lane < shared.rows && r < from.tile_rows;
-    hisa_row_t row = {0, 0, 0, 0};
-    int64_t low = 0;
-    int64_t high = 0;
-    uint32_t least = 0;
-    if (valid) {
-        row = from.rows[r];
-        hisa_local_tokens_in_sight(shard, row, &low, &high);
-        low = hisa_max(low, from.begin + tile_begin * TILE);
-        high = hisa_min(high, from.begin + tile_end * TILE);
+    hisa_rows_lane_t<target_t> own = {};
+    own.valid = lane < shared_t<HEADS>::rows && r < from.tile_rows;
+    if (own.valid) {
+        const hisa_row_t row = from.rows[r];
+        own.source = row.source;
+        own.sequence = row.sequence;
+        int64_t low;
+        int64_t high;
+        hisa_local_tokens_in_sight(from.shard, row, &low, &high);
+        own.low = static_cast<int32_t>(hisa_max(low, from.begin + tile_begin * TILE));
+        own.high = static_cast<int32_t>(hisa_min(high, from.begin + tile_end * TILE));
         const uint64_t rank = from.lists.least[r];
         /* Equal keys of later positions lose, and this chunk's positions are later than the list's. */
-        least = rank == HISA_RANK_NONE ? 0 : hisa_rank_key(rank) + 1;
+        const uint32_t least = rank == HISA_RANK_NONE ? 0 : hisa_rank_key(rank) + 1;
+        own.target = {from.lists.list + r * from.lists.capacity,
+                      from.lists.count + r,
+                      least <= hisa_key_from_score(-INFINITY) ? -INFINITY : hisa_score_from_key(least),
+                      least == 0 ? 1 : 0,
+                      own.low,
+                      own.high};
     }
-    const float floor = least <= hisa_key_from_score(-INFINITY) ? -INFINITY : hisa_score_from_key(least);
-    uint32_t left = __ballot_sync(0xFFFFFFFFu, low < high);
-    while (left != 0) {
-        const int32_t sequence = __shfl_sync(0xFFFFFFFFu, row.sequence, __ffs(static_cast<int>(left)) - 1);
-        const bool sees = low < high && row.sequence == sequence;
-        left &= ~__ballot_sync(0xFFFFFFFFu, sees);
-        /* Tiles that some row sees. */
-        const uint32_t lowest = __reduce_min_sync(0xFFFFFFFFu, sees ? static_cast<uint32_t>(low) : 0xFFFFFFFFu);
-        const uint32_t highest = __reduce_max_sync(0xFFFFFFFFu, sees ? static_cast<uint32_t>(high) : 0u);
-        const int64_t first = from.begin + (lowest - from.begin) / TILE * TILE;
-        const int32_t tiles = static_cast<int32_t>((highest - first + TILE - 1) / TILE);
-        const uint32_t which = hisa_wait_for_batch(shared, feeder);
-        if (lane < shared.rows) {
-            shared.row[which][lane] = {from.lists.list + r * from.lists.capacity,
-                                       from.lists.count + r,
-                                       floor,
-                                       least == 0 ? 1 : 0,
-                                       static_cast<int32_t>(low),
-                                       sees ? static_cast<int32_t>(high) : 0};
-        }
-        hisa_feed_rows(shared, feeder, which, q_map, from.weights, row.source, valid, sequence, tiles);
-        const int64_t token = shard.bases[sequence] * int64_t(shard.block_size) + first;
-        if (lane == 0) {
-            for (int32_t i = 0; i < tiles; ++i) {
-                hisa_feed_tile(shared, feeder.ring, which, key_map, static_cast<int32_t>(token + i * TILE),
-                               shard.store.scales + token + i * TILE, static_cast<int32_t>(first) + i * TILE);
-            }
-        }
-        __syncwarp(); /* what lane 0 has waited for, the others have too: the next batch is for all to write */
-        feeder.ring.stage = __shfl_sync(0xFFFFFFFFu, feeder.ring.stage, 0);
-        feeder.ring.parity = __shfl_sync(0xFFFFFFFFu, feeder.ring.parity, 0);
-    }
+    return own;
 }
 
-/* Batches of rows by tiles of keys are dealt out to thread blocks in runs, so that rows stay. */
 template <int HEADS>
 static __global__ void __launch_bounds__(HISA_ROWS_THREADS, 1)
     score_flat(__grid_constant__ const CUtensorMap q_map, __grid_constant__ const CUtensorMap key_map,
@@ -184,17 +157,14 @@ static __global__ void __launch_bounds__(HISA_ROWS_THREADS, 1)
             });
             return;
         }
-        hisa_rows_feeder_t feeder = hisa_rows_feeder_make();
-        const int64_t batches = hisa_ceil_div(from.tile_rows, shared.rows);
-        const int64_t end = batches * from.tiles * (blockIdx.x + 1) / gridDim.x;
-        int64_t at = batches * from.tiles * blockIdx.x / gridDim.x;
-        while (at < end) {
-            const int64_t tile = at % from.tiles;
-            const int64_t count = hisa_min(from.tiles - tile, end - at);
-            feed(shared, feeder, from, &q_map, &key_map, at / from.tiles * shared.rows, tile, tile + count);
-            at += count;
-        }
-        hisa_feed_rows_end(shared, feeder);
+        const hisa_rows_source_t source = {&q_map, from.weights, &key_map, from.shard.store.scales,
+                                           from.shard.slots * int64_t(from.shard.block_size)};
+        hisa_feed_part(
+            shared, source, from.tile_rows, from.tiles,
+            [&](int64_t begin, int64_t tile_begin, int64_t tile_end) {
+                return look<HEADS>(from, begin, tile_begin, tile_end);
+            },
+            [&](int32_t sequence) { return from.shard.bases[sequence] * int64_t(from.shard.block_size); });
     }
 }
 

@@ -1,4 +1,5 @@
-/* Scoring on Hopper the other way round: rows stay, keys stream by. For mode flat, where all rows meet all keys.
+/* Scoring on Hopper the other way round: rows stay, keys stream by. Where all of many rows meet all keys: block scores
+ * and mode flat.
  *
  * A warpgroup has 128 columns of one product: the heads of two queries, or of four of 32 heads (the B operand, in
  * shared memory), with their weights in registers. Tiles of 128 keys come through a ring of stages, and four warpgroups
@@ -6,8 +7,8 @@
  * own products: the products of the other three run under them.
  *
  * Against hopper.cuh, where keys stay, that is no weights to be read and a barrier in every 256 dots of a thread
- * instead of 64. The chip is at its power limit here (700 W; 1.6 of its 1.98 GHz), so what counts is the work that a
- * score takes, not only the clocks: NOTES.md has the figures.
+ * instead of 64. In mode flat the chip is at its power limit (700 W; 1.6 of its 1.98 GHz), so that what counts is the
+ * work that a score takes, not only the clocks: NOTES.md has the figures.
  *
  * A score is made of the same sums in the same order as there, and has the same bits. */
 #ifndef HISA_CUDA_HOPPER_ROWS_CUH
@@ -31,22 +32,24 @@ enum {
 static_assert(HISA_ROWS_THREADS == HISA_ROWS_MATH + 128, "registers change hands by whole warpgroups");
 
 /* Rows of a batch, which stay while its tiles stream by. Two batches have room, so that the next one's queries come in
- * time. Target: what the kernel wants to know of a row. */
+ * time. Target: what the kernel wants to know of a row; hide() makes it that of a row whose scores are not wanted. */
 template <int HEADS, typename Target> struct hisa_rows_t {
     static constexpr int stages = HEADS == 64 ? 4 : 3; /* as many as there is room for */
     static constexpr int queries = 128 / HEADS;        /* of a warpgroup */
     static constexpr int rows = queries * HISA_ROWS_GROUPS;
     static constexpr int stride = HISA_ROWS_TILE + 16; /* two rows' scores do not meet in a bank */
+    /* Whose rows drains may still ask for: those of every stage's tile, and those of the batch to come. */
+    static constexpr int batches = stages + 1;
     uint8_t q[2][HISA_ROWS_GROUPS][128 * HISA_HOPPER_DIM];
     uint8_t key[stages][HISA_ROWS_TILE * HISA_HOPPER_DIM];
     float weights[2][HISA_ROWS_GROUPS][128];
-    float scale[stages][HISA_ROWS_TILE];
+    float scale[stages][2][stride]; /* twice the same, as far apart as the scores of two rows */
     float score[stages][rows][stride];
-    Target row[2][rows];
-    int32_t sequence[2];
+    Target row[batches][rows];
+    int32_t sequence[batches];
     int32_t tiles[2];      /* of the batch; 0: no more batches */
-    int32_t first[stages]; /* the tile's first local token; negative: no more tiles */
-    int32_t batch[stages]; /* of the tile: 0 or 1 */
+    int32_t first[stages]; /* the tile's first local key; negative: no more tiles */
+    int32_t batch[stages]; /* of the tile: which of `batches` */
     uint64_t full[stages];
     uint64_t empty[stages];
     uint64_t done[stages]; /* all rows have their scores */
@@ -65,7 +68,7 @@ template <int HEADS, typename Target> __device__ __forceinline__ hisa_rows_t<HEA
     auto &shared = *reinterpret_cast<hisa_rows_t<HEADS, Target> *>(raw + skip);
     if (threadIdx.x == 0) {
         for (int s = 0; s < shared.stages; ++s) {
-            hisa_barrier_init(&shared.full[s], 1);
+            hisa_barrier_init(&shared.full[s], HISA_WARP_ARRIVALS);
             hisa_barrier_init(&shared.empty[s], HISA_WARP_ARRIVALS);
             hisa_barrier_init(&shared.done[s], 4 * HISA_ROWS_GROUPS * HISA_WARP_ARRIVALS);
         }
@@ -130,23 +133,19 @@ __device__ __forceinline__ void hisa_rows_product(float (&d)[64], uint32_t a, ui
 #undef HISA_ROWS_SUMS
 }
 
-/* Where a thread's scores go and its keys' scales come from, as addresses in shared memory of stage 0. */
-struct hisa_rows_place_t {
-    uint32_t score;
-    uint32_t scale;
-};
-
 /* A stage's 128 keys. Of every four lanes 0 and 1 get the scores of a pair's first query, 2 and 3 of its second, the
  * even ones of the key in row lane / 4 of the warp's 16, the odd ones of row lane / 4 + 8. */
 template <int HEADS, typename Target>
 __device__ __forceinline__ void hisa_score_stage(const hisa_rows_t<HEADS, Target> &shared, float (&dot)[64],
-                                                 const float4 (&w)[128 / HEADS][HEADS / 16], uint32_t stage,
-                                                 uint32_t keys, uint32_t b, const hisa_rows_place_t &at) {
+                                                 const float4 (&w)[128 / HEADS][HEADS / 16], uint32_t stage, int group,
+                                                 uint32_t keys, uint32_t b, uint32_t place) {
+    const uint32_t scales = hisa_shared_address(shared.scale[stage]);
+    const uint32_t scores = hisa_shared_address(shared.score[stage][group * shared.queries]);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (uint32_t half = 0; half < 2; ++half) {
         hisa_rows_product(dot, keys + (2 * stage + half) * (64 * HISA_HOPPER_DIM / 16), b);
         float scale;
-        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(scale) : "r"(at.scale + (2 * stage + half) * 256));
+        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(scale) : "r"(scales + half * 256 + place));
         hisa_product_wait<0>();
         hisa_pin(dot);
 #pragma unroll
@@ -154,9 +153,7 @@ __device__ __forceinline__ void hisa_score_stage(const hisa_rows_t<HEADS, Target
             const float first = hisa_head_sum<HEADS>(dot + i * HEADS / 2, w[i]);
             const float second = hisa_head_sum<HEADS>(dot + (i + 1) * HEADS / 2, w[i + 1]);
             const float score = scale * hisa_quad_sum(first, second);
-            asm volatile("st.shared.f32 [%0], %1;" ::"r"(at.score +
-                                                         stage * static_cast<uint32_t>(sizeof shared.score[0]) +
-                                                         i * shared.stride * 4 + half * 256),
+            asm volatile("st.shared.f32 [%0], %1;" ::"r"(scores + i * shared.stride * 4 + half * 256 + place),
                          "f"(score)
                          : "memory");
         }
@@ -168,12 +165,16 @@ __device__ __forceinline__ void hisa_score_stage(const hisa_rows_t<HEADS, Target
 template <int HEADS, typename Target>
 __device__ __forceinline__ void hisa_score_rows(hisa_rows_t<HEADS, Target> &shared) {
     const int lane = static_cast<int>(threadIdx.x % 32);
-    const int group = static_cast<int>(threadIdx.x / 128);
-    const int key = static_cast<int>(threadIdx.x % 128 / 32) * 16 + lane / 4 + lane % 2 * 8;
-    const hisa_rows_place_t at = {
-        hisa_shared_address(&shared.score[0][group * shared.queries + lane / 2 % 2][key]),
-        hisa_shared_address(&shared.scale[0][key]),
-    };
+    /* By way of lane 0, so that the compiler knows it for the warp's and keeps what comes of it in uniform registers.
+     */
+    const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x / 128), 0);
+    /* Of every two rows the thread's own, and its key of the first 64: one offset for scores and scales, as registers
+     * are few. A lane gets it from itself, or else ptxas would work it out anew from the thread's number in every
+     * stage. */
+    const uint32_t place = __shfl_sync(
+        0xFFFFFFFFu,
+        4 * (lane / 2 % 2 * shared.stride + static_cast<int>(threadIdx.x % 128 / 32) * 16 + lane / 4 + lane % 2 * 8),
+        lane);
     const uint32_t keys = hisa_operand(hisa_shared_address(shared.key[0]));
     hisa_ring_t ring = {0, 0};
     for (uint32_t batch = 0;; ++batch) {
@@ -198,7 +199,7 @@ __device__ __forceinline__ void hisa_score_rows(hisa_rows_t<HEADS, Target> &shar
 #pragma unroll 1
         for (; tiles > 0; --tiles) {
             hisa_barrier_wait(&shared.full[ring.stage], ring.parity);
-            hisa_score_stage(shared, dot, w, ring.stage, keys, b, at);
+            hisa_score_stage(shared, dot, w, ring.stage, group, keys, b, place);
             hisa_barrier_arrive_warp(&shared.done[ring.stage], lane);
             hisa_ring_next<shared.stages>(ring);
         }
@@ -211,88 +212,177 @@ __device__ __forceinline__ void hisa_score_rows(hisa_rows_t<HEADS, Target> &shar
 struct hisa_rows_feeder_t {
     hisa_ring_t ring;
     uint32_t batch;
-    int32_t fed; /* tiles of the last batch */
 };
-__device__ __forceinline__ hisa_rows_feeder_t hisa_rows_feeder_make() { return {{0, 1}, 0, 0}; }
+__device__ __forceinline__ hisa_rows_feeder_t hisa_rows_feeder_make() { return {{0, 1}, 0}; }
 
-/* Which of the two the next batch is, once nobody uses what is there. The whole warp calls it. */
-template <int HEADS, typename Target>
-__device__ __forceinline__ uint32_t hisa_wait_for_batch(hisa_rows_t<HEADS, Target> &shared,
-                                                        hisa_rows_feeder_t &feeder) {
-    const uint32_t which = feeder.batch % 2;
-    hisa_barrier_wait(&shared.batch_empty[which], (feeder.batch / 2 + 1) % 2);
-    if (HISA_WARP_ARRIVALS > 1 || feeder.fed < shared.stages) {
-        /* The batch between was too short to have taken the place of all stages: drains may still be at the one before
-         * it. */
-        hisa_ring_t ring = feeder.ring;
-        for (int i = 0; i < shared.stages; ++i) {
-            hisa_barrier_wait(&shared.empty[ring.stage], ring.parity);
-            hisa_ring_next<shared.stages>(ring);
-        }
-    }
-    ++feeder.batch;
-    return which;
-}
+/* What is scored against what: keys are rows of a map, as many as there are scales. */
+struct hisa_rows_source_t {
+    const CUtensorMap *q_map;
+    const float *weights;
+    const CUtensorMap *key_map;
+    const float *scales;
+    int64_t keys;
+};
 
-/* Begins a batch. source: the lane's row's place in q and weights, for the first shared.rows lanes that have one
- * (`valid`); a row's Target is the caller's to fill in before, for all lanes. The whole warp calls
- * it. */
+/* A lane's row, and which of its sequence's local keys it is to be scored against: [low, high). */
+template <typename Target> struct hisa_rows_lane_t {
+    bool valid;
+    int32_t source; /* place in q and weights */
+    int32_t sequence;
+    int32_t low;
+    int32_t high;
+    Target target;
+};
+
+/* Copies the rows of a batch's valid lanes. By the whole warp. */
 template <int HEADS, typename Target>
-__device__ __forceinline__ void hisa_feed_rows(hisa_rows_t<HEADS, Target> &shared, hisa_rows_feeder_t &feeder,
-                                               uint32_t which, const CUtensorMap *map, const float *weights,
-                                               int32_t source, bool valid, int32_t sequence, int32_t tiles) {
+__device__ __forceinline__ void hisa_feed_rows(hisa_rows_t<HEADS, Target> &shared, uint32_t which, int32_t tiles,
+                                               const hisa_rows_source_t &from, const hisa_rows_lane_t<Target> &own) {
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t count = static_cast<uint32_t>(__popc(__ballot_sync(0xFFFFFFFFu, valid)));
-    feeder.fed = tiles;
+    const uint32_t count = static_cast<uint32_t>(__popc(__ballot_sync(0xFFFFFFFFu, own.valid)));
     if (lane == 0) {
-        shared.sequence[which] = sequence;
         shared.tiles[which] = tiles;
-    }
-    __syncwarp();
-    if (lane == 0) {
         hisa_barrier_arrive_expect(&shared.batch_full[which], count * HEADS * (HISA_HOPPER_DIM + 4));
     }
     hisa_barrier_arrive_others(&shared.batch_full[which], static_cast<int>(lane));
     __syncwarp();
-    if (valid) {
-        hisa_copy_box_5d(&shared.q[which][0][0] + lane * HEADS * HISA_HOPPER_DIM, map, source * (HEADS / 16),
+    if (own.valid) {
+        hisa_copy_box_5d(&shared.q[which][0][0] + lane * HEADS * HISA_HOPPER_DIM, from.q_map, own.source * (HEADS / 16),
                          &shared.batch_full[which]);
-        hisa_copy_bytes(&shared.weights[which][0][0] + lane * HEADS, weights + int64_t(source) * HEADS, HEADS * 4,
-                        &shared.batch_full[which]);
+        hisa_copy_bytes(&shared.weights[which][0][0] + lane * HEADS, from.weights + int64_t(own.source) * HEADS,
+                        HEADS * 4, &shared.batch_full[which]);
     }
 }
 
-/* The batch's next tile: 128 rows of `map` from `row` on, and their scales, which may end sooner. One lane. */
+/* A batch's next tile: 128 keys from `key` on, local ones from `first` on. By the whole warp, as scales may begin at
+ * any multiple of 4 bytes, which the copy engine does not take. */
 template <int HEADS, typename Target>
-__device__ __forceinline__ void hisa_feed_tile(hisa_rows_t<HEADS, Target> &shared, hisa_ring_t &ring, uint32_t which,
-                                               const CUtensorMap *map, int32_t row, const float *scales,
-                                               int32_t first) {
+__device__ __forceinline__ void hisa_feed_tile(hisa_rows_t<HEADS, Target> &shared, hisa_ring_t &ring, uint32_t batch,
+                                               const hisa_rows_source_t &from, int64_t key, int32_t first) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
     const uint32_t s = ring.stage;
+    float scale[HISA_ROWS_TILE / 32];
+#pragma unroll
+    for (int i = 0; i < HISA_ROWS_TILE / 32; ++i) {
+        scale[i] = key + i * 32 + lane < from.keys ? from.scales[key + i * 32 + lane] : 0.0f;
+    }
     hisa_barrier_wait(&shared.empty[s], ring.parity);
-    shared.first[s] = first;
-    shared.batch[s] = static_cast<int32_t>(which);
-    hisa_barrier_arrive_expect(&shared.full[s], HISA_ROWS_TILE * (HISA_HOPPER_DIM + 4));
-    hisa_copy_box(shared.key[s], map, row, &shared.full[s]);
-    hisa_copy_bytes(shared.scale[s], scales, HISA_ROWS_TILE * 4, &shared.full[s]);
+#pragma unroll
+    for (int i = 0; i < HISA_ROWS_TILE / 32; ++i) {
+        shared.scale[s][0][i * 32 + lane] = scale[i];
+        shared.scale[s][1][i * 32 + lane] = scale[i];
+    }
+    __syncwarp();
+    if (lane == 0) {
+        shared.first[s] = first;
+        shared.batch[s] = static_cast<int32_t>(batch);
+        hisa_barrier_arrive_expect(&shared.full[s], HISA_ROWS_TILE * HISA_HOPPER_DIM);
+        hisa_copy_box(shared.key[s], from.key_map, static_cast<int32_t>(key), &shared.full[s]);
+    }
+    hisa_barrier_arrive_others(&shared.full[s], lane);
     hisa_ring_next<shared.stages>(ring);
 }
 
-/* No more batches, and no more tiles for the drains. */
+/* A batch: shared.rows rows, a lane each, against the tiles that some of them see; once more for each sequence more
+ * that they are of. base(sequence): where its local keys begin. next(): the lane of the next batch, looked for when
+ * stages are full. By the whole warp. */
+template <int HEADS, typename Target, typename Base, typename Next>
+__device__ __forceinline__ void hisa_feed_batch_of_rows(hisa_rows_t<HEADS, Target> &shared, hisa_rows_feeder_t &feeder,
+                                                        const hisa_rows_source_t &from, hisa_rows_lane_t<Target> &own,
+                                                        const Base &base, const Next &next) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    uint32_t left = __ballot_sync(0xFFFFFFFFu, own.low < own.high);
+    do {
+        const uint32_t batch = feeder.batch % shared.batches;
+        int64_t key = 0;
+        int32_t first = 0;
+        int32_t tiles = 0;
+        if (left != 0) {
+            const int32_t sequence = __shfl_sync(0xFFFFFFFFu, own.sequence, __ffs(static_cast<int>(left)) - 1);
+            const bool sees = own.low < own.high && own.sequence == sequence;
+            left &= ~__ballot_sync(0xFFFFFFFFu, sees);
+            const int32_t lowest = __reduce_min_sync(0xFFFFFFFFu, sees ? own.low : INT32_MAX);
+            const int32_t highest = __reduce_max_sync(0xFFFFFFFFu, sees ? own.high : 0);
+            first = lowest / HISA_ROWS_TILE * HISA_ROWS_TILE;
+            tiles = (highest - first + HISA_ROWS_TILE - 1) / HISA_ROWS_TILE;
+            key = base(sequence) + first;
+            const uint32_t which = feeder.batch % 2;
+            hisa_barrier_wait(&shared.batch_empty[which], (feeder.batch / 2 + 1) % 2);
+            ++feeder.batch;
+            if (lane == 0) {
+                shared.sequence[batch] = sequence;
+            }
+            if (lane < shared.rows) {
+                shared.row[batch][lane] = own.target;
+                if (!sees) {
+                    shared.row[batch][lane].hide();
+                }
+            }
+            hisa_feed_rows(shared, which, tiles, from, own);
+        }
+        int32_t i = 0;
+        for (; i < hisa_min(tiles, shared.stages); ++i) {
+            hisa_feed_tile(shared, feeder.ring, batch, from, key + i * HISA_ROWS_TILE, first + i * HISA_ROWS_TILE);
+        }
+        if (left == 0) {
+            own = next();
+        }
+        for (; i < tiles; ++i) {
+            hisa_feed_tile(shared, feeder.ring, batch, from, key + i * HISA_ROWS_TILE, first + i * HISA_ROWS_TILE);
+        }
+    } while (left != 0);
+}
+
+/* No more batches, and no more tiles for the drains. By the whole warp. */
 template <int HEADS, typename Target>
 __device__ __forceinline__ void hisa_feed_rows_end(hisa_rows_t<HEADS, Target> &shared, hisa_rows_feeder_t &feeder) {
-    const uint32_t which = hisa_wait_for_batch(shared, feeder);
-    hisa_barrier_arrive_others(&shared.batch_full[which], static_cast<int>(threadIdx.x % 32));
-    if (threadIdx.x % 32 == 0) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const uint32_t which = feeder.batch % 2;
+    hisa_barrier_wait(&shared.batch_empty[which], (feeder.batch / 2 + 1) % 2);
+    if (lane == 0) {
         shared.tiles[which] = 0;
-        hisa_barrier_arrive(&shared.batch_full[which]);
-        for (int i = 0; i < HISA_ROWS_DRAINS; ++i) {
-            const uint32_t s = feeder.ring.stage;
-            hisa_barrier_wait(&shared.empty[s], feeder.ring.parity);
-            shared.first[s] = -1;
-            hisa_barrier_arrive(&shared.full[s]);
-            hisa_ring_next<shared.stages>(feeder.ring);
-        }
     }
+    hisa_barrier_arrive_warp(&shared.batch_full[which], lane);
+    for (int i = 0; i < HISA_ROWS_DRAINS; ++i) {
+        const uint32_t s = feeder.ring.stage;
+        hisa_barrier_wait(&shared.empty[s], feeder.ring.parity);
+        if (lane == 0) {
+            shared.first[s] = -1;
+        }
+        hisa_barrier_arrive_warp(&shared.full[s], lane);
+        hisa_ring_next<shared.stages>(feeder.ring);
+    }
+}
+
+/* The feeding warp's part of the kernel: batches of `rows` rows by `tiles` tiles are dealt out to thread blocks in
+ * runs, so that rows stay. look(row, tile_begin, tile_end): the lane of the batch that begins with that row. It takes a
+ * microsecond or two, and is called while the batch before is still to be scored. */
+template <int HEADS, typename Target, typename Look, typename Base>
+__device__ __forceinline__ void hisa_feed_part(hisa_rows_t<HEADS, Target> &shared, const hisa_rows_source_t &from,
+                                               int64_t rows, int64_t tiles, const Look &look, const Base &base) {
+    const int64_t units = hisa_ceil_div(rows, shared.rows) * tiles;
+    const int64_t begin = units * blockIdx.x / gridDim.x;
+    int64_t left = units * (blockIdx.x + 1) / gridDim.x - begin;
+    int64_t row = begin / tiles * shared.rows;
+    int64_t tile = begin % tiles;
+    const auto next = [&]() {
+        hisa_rows_lane_t<Target> lane = {};
+        if (left > 0) {
+            const int64_t tile_end = hisa_min(tiles, tile + left);
+            lane = look(row, tile, tile_end);
+            left -= tile_end - tile;
+            row += shared.rows;
+            tile = 0;
+        }
+        return lane;
+    };
+    hisa_rows_feeder_t feeder = hisa_rows_feeder_make();
+    hisa_rows_lane_t<Target> own = next();
+    for (bool more = true; more;) {
+        more = left > 0;
+        hisa_feed_batch_of_rows(shared, feeder, from, own, base, next);
+    }
+    hisa_feed_rows_end(shared, feeder);
 }
 
 /* ------------------------------------------------------------------------------------------ the drains */
