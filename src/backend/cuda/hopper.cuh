@@ -2,8 +2,8 @@
  *
  * A warpgroup holds a panel of 128 keys in registers (two A operands of 64 rows), and one warp more feeds it: through a
  * ring of stages in shared memory it copies query after query (heads x 128 bytes, the B operand) with its weights. For
- * each query the warpgroup takes the products of its first 64 keys while it sums the heads of the 64 before, and so on
- * in turn, so that the tensor cores work while the other pipes take ReLU, weight and sum.
+ * each query the warpgroup takes the products of both halves of its keys, and sums the heads of the first while those
+ * of the second are under way, so that the tensor cores work while the other pipes take ReLU, weight and sum.
  *
  * A score depends on its key, its query and nothing else: every kernel scores here, over d in four steps of 32, then
  * over heads in the order of head_sum. Its bits do not depend on panel, stage, tile or kernel. */
@@ -15,19 +15,16 @@
 
 #define HISA_HOPPER_DIM 128
 
-/* GROUPS warpgroups score GROUPS panels against the same stream of queries. Place: where a query's scores of a panel
- * go, the kernel's own business. */
-template <int HEADS, int GROUPS, int STAGES, typename Place> struct hisa_hopper_t {
-    static constexpr int panel = GROUPS * 128; /* keys */
-    static constexpr int stages = STAGES;
-    uint8_t key[panel * HISA_HOPPER_DIM];
+enum { HISA_HOPPER_PANEL = 128 /* keys */, HISA_HOPPER_THREADS = 128 + 32 };
+
+/* Place: where a query's scores of the panel go, the kernel's own business. */
+template <int HEADS, int STAGES, typename Place> struct hisa_hopper_t {
+    uint8_t key[HISA_HOPPER_PANEL * HISA_HOPPER_DIM];
     uint8_t q[STAGES][HEADS * HISA_HOPPER_DIM];
     float weights[STAGES][HEADS];
-    float scale[panel];
+    float scale[HISA_HOPPER_PANEL];
     Place place[STAGES];
     int32_t queries; /* of the batch; negative: no more */
-    int16_t fresh;   /* the batch has keys of its own */
-    int16_t groups;  /* warpgroups that have keys of use: the others let the queries pass by */
     uint64_t full[STAGES];
     uint64_t empty[STAGES];
     uint64_t batch_full;
@@ -35,24 +32,23 @@ template <int HEADS, int GROUPS, int STAGES, typename Place> struct hisa_hopper_
 };
 
 /* Shared memory to ask for: the struct, and room to begin it at a multiple of 1024 bytes. */
-template <int HEADS, int GROUPS, int STAGES, typename Place> constexpr int hisa_hopper_bytes() {
-    return static_cast<int>(sizeof(hisa_hopper_t<HEADS, GROUPS, STAGES, Place>)) + 1024;
+template <int HEADS, int STAGES, typename Place> constexpr int hisa_hopper_bytes() {
+    return static_cast<int>(sizeof(hisa_hopper_t<HEADS, STAGES, Place>)) + 1024;
 }
-template <int GROUPS> constexpr int hisa_hopper_threads() { return 128 * GROUPS + 32; }
 
-template <int HEADS, int GROUPS, int STAGES, typename Place>
-__device__ __forceinline__ hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &hisa_hopper_begin() {
+template <int HEADS, int STAGES, typename Place>
+__device__ __forceinline__ hisa_hopper_t<HEADS, STAGES, Place> &hisa_hopper_begin() {
     hisa_grid_release();
     extern __shared__ uint8_t raw[];
     const uint32_t skip = (1024 - hisa_shared_address(raw) % 1024) % 1024;
-    auto &shared = *reinterpret_cast<hisa_hopper_t<HEADS, GROUPS, STAGES, Place> *>(raw + skip);
+    auto &shared = *reinterpret_cast<hisa_hopper_t<HEADS, STAGES, Place> *>(raw + skip);
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; ++s) {
             hisa_barrier_init(&shared.full[s], 1);
-            hisa_barrier_init(&shared.empty[s], 4 * GROUPS * HISA_WARP_ARRIVALS);
+            hisa_barrier_init(&shared.empty[s], 4 * HISA_WARP_ARRIVALS);
         }
         hisa_barrier_init(&shared.batch_full, HISA_WARP_ARRIVALS);
-        hisa_barrier_init(&shared.batch_empty, 4 * GROUPS * HISA_WARP_ARRIVALS);
+        hisa_barrier_init(&shared.batch_empty, 4 * HISA_WARP_ARRIVALS);
         hisa_barrier_init_fence();
     }
     __syncthreads();
@@ -92,58 +88,50 @@ struct hisa_feeder_t {
 };
 __device__ __forceinline__ hisa_feeder_t hisa_feeder_make() { return {{0, 1}, 1}; }
 
-/* Begins a batch of `queries`. keys: rows of `map` from `row` on (fresh), or those of the last batch. Scales of the
- * first `valid` keys at `scales`, others are 0. groups: how many warpgroups score. The whole warp calls it. */
-template <int HEADS, int GROUPS, int STAGES, typename Place>
-__device__ __forceinline__ void hisa_feed_batch(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared,
-                                                hisa_feeder_t &feeder, int queries, bool fresh, const CUtensorMap *map,
-                                                int32_t row, const float *scales, int64_t valid, int groups = GROUPS) {
+/* Begins a batch of `queries` against rows of `map` from `row` on. Scales of the first `valid` keys at `scales`, others
+ * are 0. The whole warp calls it. */
+template <int HEADS, int STAGES, typename Place>
+__device__ __forceinline__ void hisa_feed_batch(hisa_hopper_t<HEADS, STAGES, Place> &shared, hisa_feeder_t &feeder,
+                                                int queries, const CUtensorMap *map, int32_t row, const float *scales,
+                                                int64_t valid) {
     const int lane = static_cast<int>(threadIdx.x % 32);
-    float scale[shared.panel / 32];
-    if (fresh) {
+    float scale[HISA_HOPPER_PANEL / 32];
 #pragma unroll
-        for (int i = 0; i < shared.panel / 32; ++i) {
-            scale[i] = i * 32 + lane < valid ? scales[i * 32 + lane] : 0.0f;
-        }
+    for (int i = 0; i < HISA_HOPPER_PANEL / 32; ++i) {
+        scale[i] = i * 32 + lane < valid ? scales[i * 32 + lane] : 0.0f;
     }
     hisa_barrier_wait(&shared.batch_empty, feeder.batch_parity);
     feeder.batch_parity ^= 1;
-    if (fresh) {
 #pragma unroll
-        for (int i = 0; i < shared.panel / 32; ++i) {
-            shared.scale[i * 32 + lane] = scale[i];
-        }
+    for (int i = 0; i < HISA_HOPPER_PANEL / 32; ++i) {
+        shared.scale[i * 32 + lane] = scale[i];
     }
     __syncwarp();
     if (lane == 0) {
         shared.queries = queries;
-        shared.fresh = fresh ? 1 : 0;
-        shared.groups = static_cast<int16_t>(groups);
-        if (fresh) {
-            hisa_barrier_arrive_expect(&shared.batch_full, shared.panel * HISA_HOPPER_DIM);
-            for (int i = 0; i < shared.panel; i += 128) {
-                hisa_copy_box(shared.key + i * HISA_HOPPER_DIM, map, row + i, &shared.batch_full);
-            }
-        } else {
-            hisa_barrier_arrive(&shared.batch_full);
-        }
+        hisa_barrier_arrive_expect(&shared.batch_full, HISA_HOPPER_PANEL * HISA_HOPPER_DIM);
+        hisa_copy_box(shared.key, map, row, &shared.batch_full);
     }
     hisa_barrier_arrive_others(&shared.batch_full, lane);
     __syncwarp();
 }
 
-template <int HEADS, int GROUPS, int STAGES, typename Place>
-__device__ __forceinline__ void hisa_feed_end(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared,
-                                              hisa_feeder_t &feeder) {
-    hisa_feed_batch(shared, feeder, -1, false, nullptr, 0, nullptr, 0);
+/* No more batches. The whole warp calls it. */
+template <int HEADS, int STAGES, typename Place>
+__device__ __forceinline__ void hisa_feed_end(hisa_hopper_t<HEADS, STAGES, Place> &shared, hisa_feeder_t &feeder) {
+    hisa_barrier_wait(&shared.batch_empty, feeder.batch_parity);
+    if (threadIdx.x % 32 == 0) {
+        shared.queries = -1;
+    }
+    hisa_barrier_arrive_warp(&shared.batch_full, static_cast<int>(threadIdx.x % 32));
 }
 
 /* The next query of the batch: heads [source * HEADS, + HEADS) of `map` (tensor_map.h says in which order). The whole
  * warp calls it. */
-template <int HEADS, int GROUPS, int STAGES, typename Place>
-__device__ __forceinline__ void hisa_feed_query(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared,
-                                                hisa_feeder_t &feeder, const CUtensorMap *map, const float *weights,
-                                                int32_t source, const Place &place) {
+template <int HEADS, int STAGES, typename Place>
+__device__ __forceinline__ void hisa_feed_query(hisa_hopper_t<HEADS, STAGES, Place> &shared, hisa_feeder_t &feeder,
+                                                const CUtensorMap *map, const float *weights, int32_t source,
+                                                const Place &place) {
     if (threadIdx.x % 32 == 0) {
         const uint32_t s = feeder.ring.stage;
         hisa_barrier_wait(&shared.empty[s], feeder.ring.parity);
@@ -212,70 +200,49 @@ __device__ __forceinline__ float hisa_quad_sum(float first, float second) {
 }
 
 /* A warp has read what it needs of a stage. */
-template <int HEADS, int GROUPS, int STAGES, typename Place>
-__device__ __forceinline__ void hisa_release_stage(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared,
-                                                   hisa_ring_t ring) {
+template <int HEADS, int STAGES, typename Place>
+__device__ __forceinline__ void hisa_release_stage(hisa_hopper_t<HEADS, STAGES, Place> &shared, hisa_ring_t ring) {
     hisa_barrier_arrive_warp(&shared.empty[ring.stage], static_cast<int>(threadIdx.x % 32));
 }
 
-/* N queries of a batch: while the heads of one half of the panel are summed, the products of the other half, or of the
- * next query, are under way. */
-template <int N, int HEADS, int GROUPS, int STAGES, typename Place, typename Put>
-__device__ __forceinline__ void hisa_score_queries(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared,
-                                                   hisa_ring_t &ring, const hisa_keys_t (&keys)[2], float scale,
-                                                   const Put &put, int key, int weight) {
+/* A query of a batch: while the heads of the first half of the panel are summed, the second half's products are under
+ * way. */
+template <int HEADS, int STAGES, typename Place, typename Put>
+__device__ __forceinline__ void hisa_score_query(hisa_hopper_t<HEADS, STAGES, Place> &shared, hisa_ring_t &ring,
+                                                 const hisa_keys_t (&keys)[2], float scale, const Put &put, int key,
+                                                 int weight) {
     float dot[2][HEADS / 2];
     constexpr uint32_t stride = HEADS * HISA_HOPPER_DIM / 16;
-    const uint32_t q = hisa_operand(hisa_shared_address(shared.q[0]));
     hisa_barrier_wait(&shared.full[ring.stage], ring.parity);
     hisa_pin(dot[0]);
     hisa_pin(dot[1]);
-    hisa_products(dot, keys, q + ring.stage * stride);
+    hisa_products(dot, keys, hisa_operand(hisa_shared_address(shared.q[0])) + ring.stage * stride);
+    hisa_product_wait<1>();
+    float4 w[HEADS / 16];
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-        const hisa_ring_t now = ring;
-        hisa_ring_next<STAGES>(ring);
-        hisa_product_wait<1>();
-        float4 w[HEADS / 16];
-#pragma unroll
-        for (int a = 0; a < HEADS / 16; ++a) {
-            w[a] = *reinterpret_cast<const float4 *>(shared.weights[now.stage] + weight + a * 16);
-        }
-        hisa_pin(dot[0]);
-        const float first = hisa_head_sum<HEADS>(dot[0], w);
-        if (i + 1 < N) {
-            hisa_barrier_wait(&shared.full[ring.stage], ring.parity);
-            hisa_pin(dot[0]);
-            hisa_product(dot[0], keys[0], q + ring.stage * stride);
-            hisa_product_wait<1>();
-        } else {
-            hisa_product_wait<0>();
-        }
-        hisa_pin(dot[1]);
-        const float second = hisa_head_sum<HEADS>(dot[1], w);
-        if (i + 1 < N) {
-            hisa_pin(dot[1]);
-            hisa_product(dot[1], keys[1], q + ring.stage * stride);
-        }
-        put(shared.place[now.stage], key, scale * hisa_quad_sum(first, second));
-        hisa_release_stage(shared, now);
+    for (int a = 0; a < HEADS / 16; ++a) {
+        w[a] = *reinterpret_cast<const float4 *>(shared.weights[ring.stage] + weight + a * 16);
     }
+    hisa_pin(dot[0]);
+    const float first = hisa_head_sum<HEADS>(dot[0], w);
+    hisa_product_wait<0>();
+    hisa_pin(dot[1]);
+    const float second = hisa_head_sum<HEADS>(dot[1], w);
+    put(shared.place[ring.stage], key, scale * hisa_quad_sum(first, second));
+    hisa_release_stage(shared, ring);
+    hisa_ring_next<STAGES>(ring);
 }
 
-/* The warpgroups' part of the kernel: all batches, TOGETHER queries at a time. put(place, key, score) takes the score
- * of key `key` of the panel. */
-template <int TOGETHER, int HEADS, int GROUPS, int STAGES, typename Place, typename Put>
-__device__ __forceinline__ void hisa_score_batches(hisa_hopper_t<HEADS, GROUPS, STAGES, Place> &shared, Put put) {
+/* The warpgroup's part of the kernel: all batches. put(place, key, score) takes the score of key `key` of the panel. */
+template <int HEADS, int STAGES, typename Place, typename Put>
+__device__ __forceinline__ void hisa_score_batches(hisa_hopper_t<HEADS, STAGES, Place> &shared, Put put) {
     const int lane = static_cast<int>(threadIdx.x % 32);
     /* The key whose sum comes out in this lane, and its first weight: in registers, not worked out for every query. */
-    int key = static_cast<int>(threadIdx.x / 128) * 128 + lane / 2 % 2 * 64 +
-              static_cast<int>(threadIdx.x % 128 / 32) * 16 + lane / 4 + lane % 2 * 8;
+    int key = lane / 2 % 2 * 64 + static_cast<int>(threadIdx.x / 32) * 16 + lane / 4 + lane % 2 * 8;
     int weight = lane % 4 * 4;
     asm volatile("" : "+r"(key), "+r"(weight));
     hisa_ring_t ring = {0, 0};
     uint32_t batch_parity = 0;
-    hisa_keys_t keys[2];
-    float scale = 0.0f;
     for (;;) {
         hisa_barrier_wait(&shared.batch_full, batch_parity);
         batch_parity ^= 1;
@@ -283,33 +250,15 @@ __device__ __forceinline__ void hisa_score_batches(hisa_hopper_t<HEADS, GROUPS, 
         if (queries < 0) {
             return;
         }
-        const bool idle = GROUPS > 1 && static_cast<int>(threadIdx.x / 128) >= shared.groups;
-        if (shared.fresh != 0) {
+        hisa_keys_t keys[2];
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int at = static_cast<int>(threadIdx.x / 128) * 128 + half * 64;
-                hisa_load_keys(keys[half], shared.key + at * HISA_HOPPER_DIM);
-            }
-            scale = shared.scale[key];
+        for (int half = 0; half < 2; ++half) {
+            hisa_load_keys(keys[half], shared.key + half * 64 * HISA_HOPPER_DIM);
         }
+        const float scale = shared.scale[key];
         hisa_barrier_arrive_warp(&shared.batch_empty, lane);
-        if (idle) {
-#pragma unroll 1
-            for (int i = 0; i < queries; ++i) {
-                hisa_barrier_wait(&shared.full[ring.stage], ring.parity);
-                hisa_release_stage(shared, ring);
-                hisa_ring_next<STAGES>(ring);
-            }
-            continue;
-        }
-        for (int i = 0; i < queries;) {
-            if (queries - i >= TOGETHER) {
-                hisa_score_queries<TOGETHER>(shared, ring, keys, scale, put, key, weight);
-                i += TOGETHER;
-            } else {
-                hisa_score_queries<1>(shared, ring, keys, scale, put, key, weight);
-                i += 1;
-            }
+        for (int i = 0; i < queries; ++i) {
+            hisa_score_query(shared, ring, keys, scale, put, key, weight);
         }
     }
 }

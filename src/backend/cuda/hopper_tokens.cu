@@ -6,7 +6,7 @@
 #include "backend/cuda/sight.cuh"
 
 /* One warpgroup a thread block, three of which share a multiprocessor: a panel is 128 keys, the usual block. */
-enum { PANEL = 128, STAGES = 6, RESIDENT = HISA_TOKENS_RESIDENT };
+enum { PANEL = HISA_HOPPER_PANEL, STAGES = 6, RESIDENT = HISA_TOKENS_RESIDENT };
 
 struct token_source_t {
     hisa_shard_t shard;
@@ -32,7 +32,7 @@ struct put_score_t {
 
 /* Many rows: batches of rows that share a block, from hopper_pairs.cu. */
 template <int HEADS>
-static __device__ void feed_shared(hisa_hopper_t<HEADS, 1, STAGES, target_t> &shared, hisa_feeder_t &feeder,
+static __device__ void feed_shared(hisa_hopper_t<HEADS, STAGES, target_t> &shared, hisa_feeder_t &feeder,
                                    const token_source_t &from, const CUtensorMap *q_map, const CUtensorMap *key_map) {
     const int64_t size = from.shard.block_size;
     const int64_t panels = size / PANEL;
@@ -52,8 +52,8 @@ static __device__ void feed_shared(hisa_hopper_t<HEADS, 1, STAGES, target_t> &sh
         if (lane < batch.count) {
             pair = from.pairs.pair[batch.begin + lane];
         }
-        hisa_feed_batch(shared, feeder, batch.count, true, key_map, static_cast<int32_t>(key),
-                        from.shard.store.scales + key, PANEL);
+        hisa_feed_batch(shared, feeder, batch.count, key_map, static_cast<int32_t>(key), from.shard.store.scales + key,
+                        PANEL);
         for (int i = 0; i < batch.count; ++i) {
             const int32_t source = __shfl_sync(0xFFFFFFFFu, pair.source, i);
             const int32_t place = __shfl_sync(0xFFFFFFFFu, pair.place, i);
@@ -65,7 +65,7 @@ static __device__ void feed_shared(hisa_hopper_t<HEADS, 1, STAGES, target_t> &sh
 
 /* Few rows: kept block after kept block, each for its own row. */
 template <int HEADS>
-static __device__ void feed_each(hisa_hopper_t<HEADS, 1, STAGES, target_t> &shared, hisa_feeder_t &feeder,
+static __device__ void feed_each(hisa_hopper_t<HEADS, STAGES, target_t> &shared, hisa_feeder_t &feeder,
                                  const token_source_t &from, const CUtensorMap *q_map, const CUtensorMap *key_map) {
     const int64_t size = from.shard.block_size;
     const int64_t panels = size / PANEL;
@@ -80,20 +80,19 @@ static __device__ void feed_each(hisa_hopper_t<HEADS, 1, STAGES, target_t> &shar
         const hisa_layout_t layout = hisa_row_layout(from.shard, row);
         const int64_t slot = from.shard.bases[row.sequence] + hisa_layout_local(&layout, block);
         const int64_t key = slot * size + b % panels * PANEL;
-        hisa_feed_batch(shared, feeder, 1, true, key_map, static_cast<int32_t>(key), from.shard.store.scales + key,
-                        PANEL);
+        hisa_feed_batch(shared, feeder, 1, key_map, static_cast<int32_t>(key), from.shard.store.scales + key, PANEL);
         hisa_feed_query(shared, feeder, q_map, from.weights, row.source,
                         target_t{from.pool + place * size + b % panels * PANEL});
     }
 }
 
 template <int HEADS, bool SHARED>
-static __global__ void __launch_bounds__(hisa_hopper_threads<1>(), RESIDENT)
+static __global__ void __launch_bounds__(HISA_HOPPER_THREADS, RESIDENT)
     score_tokens(__grid_constant__ const CUtensorMap q_map, __grid_constant__ const CUtensorMap key_map,
                  token_source_t from) {
-    auto &shared = hisa_hopper_begin<HEADS, 1, STAGES, target_t>();
+    auto &shared = hisa_hopper_begin<HEADS, STAGES, target_t>();
     if (threadIdx.x < 128) {
-        hisa_score_batches<1>(shared, put_score_t());
+        hisa_score_batches(shared, put_score_t());
         return;
     }
     hisa_feeder_t feeder = hisa_feeder_make();
@@ -116,11 +115,10 @@ extern "C" int hisa_cuda_launch_hopper_tokens(const hisa_hopper_maps_t *maps, co
         from.pairs = *pairs;
         kernel = wide ? score_tokens<64, true> : score_tokens<32, true>;
     }
-    const int bytes =
-        wide ? hisa_hopper_bytes<64, 1, STAGES, target_t>() : hisa_hopper_bytes<32, 1, STAGES, target_t>();
+    const int bytes = wide ? hisa_hopper_bytes<64, STAGES, target_t>() : hisa_hopper_bytes<32, STAGES, target_t>();
     const int64_t work_items = tile->rows * width * (shard->block_size / PANEL);
     const int64_t blocks = hisa_min(work_items, int64_t(maps->multiprocessors) * RESIDENT);
-    return hisa_hopper_launch(kernel, blocks, hisa_hopper_threads<1>(), bytes, stream,
+    return hisa_hopper_launch(kernel, blocks, HISA_HOPPER_THREADS, bytes, stream,
                               *reinterpret_cast<const CUtensorMap *>(maps->q),
                               *reinterpret_cast<const CUtensorMap *>(maps->keys), from);
 }
