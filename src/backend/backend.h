@@ -32,6 +32,7 @@ typedef struct hisa_shard {
     int32_t rank;
     int32_t ranks;
     int64_t stripe;
+    hisa_deal_t deal;     /* of stripe and ranks */
     int64_t local_blocks; /* most blocks of one sequence that any rank stores: for backends that cannot see lengths */
     int64_t slots;        /* of the store, over all sequences */
     hisa_store_t store;

@@ -25,6 +25,7 @@ static hisa_status_t lay_out_host(hisa_index_t *index, const hisa_index_config_t
     shard->stripe = config->stripe == HISA_STRIPE_CONTIGUOUS
                         ? hisa_layout_contiguous_stripe(config->capacity, shard->ranks, config->block_size)
                         : config->stripe;
+    shard->deal = hisa_deal_make(shard->stripe, shard->ranks);
     index->capacity = config->capacity;
     index->local_blocks = most_local_blocks(index);
     shard->local_blocks = index->local_blocks;

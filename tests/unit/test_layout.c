@@ -35,6 +35,18 @@ static void deal(const hisa_layout_t *layout, int32_t *owner, int64_t *local) {
     }
 }
 
+/* What kernels compute with. */
+static void check_deal(const hisa_layout_t *layout, int32_t rank, int32_t block, int64_t count) {
+    const hisa_deal_t deal = hisa_deal_make(layout->stripe, layout->ranks);
+    const uint32_t first = hisa_deal_first(layout, rank);
+    const bool own = hisa_layout_owner(layout, block) == rank;
+    same(hisa_deal_count(&deal, first, block), count);
+    same(hisa_deal_local(&deal, first, block), own ? count : -1);
+    if (own) {
+        same(hisa_deal_global(&deal, first, (int32_t)count), block);
+    }
+}
+
 static void check_blocks(const hisa_layout_t *layout) {
     int32_t owner[BLOCKS];
     int64_t local[BLOCKS];
@@ -43,6 +55,7 @@ static void check_blocks(const hisa_layout_t *layout) {
     for (int b = 0; b < BLOCKS; ++b) {
         for (int32_t r = 0; r < layout->ranks; ++r) {
             same(hisa_layout_count(layout, r, b), count[r]);
+            check_deal(layout, r, b, count[r]);
         }
         same(hisa_layout_owner(layout, b), owner[b]);
         same(hisa_layout_local(layout, b), local[b]);
@@ -153,6 +166,9 @@ START_TEST(test_large) {
                 int64_t tokens = 0;
                 const int64_t end = block * 256 + 13;
                 for (int32_t r = 0; r < ranks[j]; ++r) {
+                    if (block < INT32_MAX) {
+                        check_deal(&layout, r, (int32_t)block, hisa_layout_count(&layout, r, block));
+                    }
                     blocks += hisa_layout_count(&layout, r, block);
                     tokens += hisa_layout_count_tokens(&layout, r, end);
                 }
@@ -169,6 +185,25 @@ START_TEST(test_large) {
 }
 END_TEST
 
+START_TEST(test_divisor) {
+    static const int64_t more[] = {1, 2, 3, 5, 7, 641, 65535, 65536, 65537, (INT64_C(1) << 30) + 1};
+    for (int64_t i = 0; i < 2000; ++i) {
+        const int64_t divisor = i < 1000 ? i + 1 : (more[i % 10] * (i * i * i + 1)) % INT32_MAX + 1;
+        const hisa_divisor_t by = hisa_divisor_make(divisor);
+        for (int64_t j = 0; j < 100; ++j) {
+            /* Next to multiples of the divisor, where a quotient that is too large or small shows. */
+            const int64_t multiple = INT32_MAX / divisor * (100 - j) / 100 * divisor;
+            for (int64_t n = hisa_max(0, multiple - 1); n <= hisa_min(INT32_MAX, multiple + 1); ++n) {
+                same(hisa_divide((uint32_t)n, by), n / divisor);
+            }
+        }
+        same(hisa_divide(INT32_MAX, by), INT32_MAX / divisor);
+    }
+    same(hisa_divide(INT32_MAX, hisa_divisor_make(INT64_C(1) << 31)), 0);
+    same(hisa_divide(INT32_MAX, hisa_divisor_make(INT64_MAX)), 0);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("layout");
     TCase *law = tcase_create("law");
@@ -179,6 +214,7 @@ int main(void) {
     tcase_add_loop_test(law, test_contiguous, 1, RANKS_MAX + 1);
     tcase_add_loop_test(law, test_rows, 1, RANKS_MAX + 1);
     tcase_add_test(law, test_large);
+    tcase_add_test(law, test_divisor);
     suite_add_tcase(suite, law);
     return suite_main(suite);
 }
