@@ -17,20 +17,19 @@ struct hisa_block_sight_t {
 
 static __device__ __forceinline__ hisa_block_sight_t hisa_block_sight(const hisa_shard_t &shard,
                                                                       const hisa_keep_t &keep, const hisa_row_t &row) {
-    int64_t begin;
-    int64_t end;
+    int32_t begin;
+    int32_t end;
     hisa_blocks_in_sight(shard, row, &begin, &end);
-    int64_t sink_end = begin + keep.sink_blocks;
-    int64_t local_begin = hisa_max(0, end - keep.local_blocks);
+    int32_t sink_end = end - begin > keep.sink_blocks ? begin + keep.sink_blocks : end;
+    int32_t local_begin = end > keep.local_blocks ? end - keep.local_blocks : 0;
     if (shard.ranks > 1) { /* else a local block is a block, and the layout need not be read */
-        const hisa_layout_t layout = hisa_row_layout(shard, row);
-        begin = hisa_layout_count(&layout, shard.rank, begin);
-        end = hisa_layout_count(&layout, shard.rank, end);
-        sink_end = hisa_layout_count(&layout, shard.rank, sink_end);
-        local_begin = hisa_layout_count(&layout, shard.rank, local_begin);
+        const uint32_t first = hisa_row_first(shard, row);
+        begin = hisa_deal_count(&shard.deal, first, begin);
+        end = hisa_deal_count(&shard.deal, first, end);
+        sink_end = hisa_deal_count(&shard.deal, first, sink_end);
+        local_begin = hisa_deal_count(&shard.deal, first, local_begin);
     }
-    return {static_cast<int32_t>(begin), static_cast<int32_t>(end), static_cast<int32_t>(sink_end),
-            static_cast<int32_t>(local_begin)};
+    return {begin, end, sink_end, local_begin};
 }
 
 /* The key of local block `block`, which is in sight. */

@@ -5,8 +5,7 @@
 #include "backend/cuda/pick.cuh"
 
 /* The row's best `width` blocks: all above the width-th key, and of those equal to it the lowest. Up to Radix::capacity
- * local blocks. They are listed by local place first: the block there costs divisions, which each of a thread's keys
- * would have code and registers for, though few are taken. */
+ * local blocks. */
 template <typename Radix>
 static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     list_blocks(hisa_shard_t shard, hisa_keep_t keep, const hisa_row_t *rows, int32_t width, const uint32_t *keys,
@@ -17,27 +16,24 @@ static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     hisa_grid_wait();
     const hisa_row_t row = rows[blockIdx.x];
     const hisa_block_sight_t sight = hisa_block_sight(shard, keep, row);
+    const uint32_t first = hisa_row_first(shard, row);
     const int32_t stride = static_cast<int32_t>(shard.local_blocks);
     uint64_t *list = lists + int64_t(blockIdx.x) * width;
+    int32_t *own_blocks = blocks != nullptr ? blocks + int64_t(blockIdx.x) * width : nullptr;
     uint32_t key[Radix::keys];
     const uint32_t n = hisa_load_block_keys<Radix>(sight, keys + int64_t(blockIdx.x) * stride, stride, key);
     const hisa_cut_t cut = Radix::cut(shared, key, n, static_cast<uint32_t>(width));
     Radix::each_taken(key, cut, Radix::place(shared, key, cut), [&](uint32_t place, int i, uint32_t own) {
-        list[place] = hisa_rank_make(hisa_radix_to_key(own), i);
-    });
-    __syncthreads();
-    const hisa_layout_t layout = hisa_row_layout(shard, row);
-    int32_t *own_blocks = blocks != nullptr ? blocks + int64_t(blockIdx.x) * width : nullptr;
-    for (int32_t j = static_cast<int32_t>(threadIdx.x); j < width; j += Radix::threads) {
-        uint64_t rank = HISA_RANK_NONE;
-        int32_t block = -1;
-        if (j < static_cast<int32_t>(cut.taken)) {
-            block = static_cast<int32_t>(hisa_layout_global(&layout, shard.rank, hisa_rank_position(list[j])));
-            rank = hisa_rank_make(hisa_rank_key(list[j]), block);
-        }
-        list[j] = rank;
+        const int32_t block = hisa_deal_global(&shard.deal, first, i);
+        list[place] = hisa_rank_make(hisa_radix_to_key(own), block);
         if (own_blocks != nullptr) {
-            own_blocks[j] = block;
+            own_blocks[place] = block;
+        }
+    });
+    for (int32_t j = static_cast<int32_t>(cut.taken + threadIdx.x); j < width; j += Radix::threads) {
+        list[j] = HISA_RANK_NONE;
+        if (own_blocks != nullptr) {
+            own_blocks[j] = -1;
         }
     }
 }
@@ -50,8 +46,8 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     hisa_grid_release();
     hisa_grid_wait();
     const hisa_row_t row = rows[blockIdx.x];
-    const hisa_layout_t layout = hisa_row_layout(shard, row);
     const hisa_block_sight_t sight = hisa_block_sight(shard, keep, row);
+    const uint32_t first = hisa_row_first(shard, row);
     const uint32_t *key = keys + blockIdx.x * shard.local_blocks;
     uint64_t *list = lists + int64_t(blockIdx.x) * width;
     int32_t *own_blocks = blocks != nullptr ? blocks + int64_t(blockIdx.x) * width : nullptr;
@@ -67,7 +63,7 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
         const uint32_t own = there ? hisa_block_key(sight, key, block) : 0;
         uint32_t place;
         if (hisa_take(shared, taker, there, own, kth.threshold, &place)) {
-            const int32_t global = static_cast<int32_t>(hisa_layout_global(&layout, shard.rank, block));
+            const int32_t global = hisa_deal_global(&shard.deal, first, static_cast<int32_t>(block));
             list[place] = hisa_rank_make(own, global);
             if (own_blocks != nullptr) {
                 own_blocks[place] = global;
