@@ -75,9 +75,10 @@ HISA_INLINE int64_t hisa_layout_count_tokens(const hisa_layout_t *layout, int32_
     return tokens;
 }
 
-/* -- the same for one rank's own blocks, without divisions, of which each costs a kernel some hundred cycles --
+/* -- the same without divisions, of which each costs a kernel some hundred cycles --
  *
- * In 32 bits: a sequence has fewer than 2^31 - 1 tokens, so fewer blocks. Stripes may be longer. */
+ * `first` is the first block of the rank whose local places are meant. In 32 bits: a sequence has fewer than 2^31 - 1
+ * tokens, so fewer blocks. Stripes may be longer. */
 
 typedef struct hisa_deal {
     hisa_divisor_t by_stripe;
@@ -110,6 +111,14 @@ HISA_INLINE int32_t hisa_deal_local(const hisa_deal_t *deal, uint32_t first, int
     const uint32_t round = hisa_divide((uint32_t)block, deal->by_round);
     const uint32_t inside = (uint32_t)block - round * (deal->stripe + deal->others) - first; /* wraps before `first` */
     return inside < deal->stripe ? (int32_t)(round * deal->stripe + inside) : -1;
+}
+
+/* hisa_layout_owner. */
+HISA_INLINE int32_t hisa_deal_owner(const hisa_deal_t *deal, const hisa_layout_t *layout, int32_t block) {
+    const uint32_t round = hisa_divide((uint32_t)block, deal->by_round);
+    const uint32_t turn = hisa_divide((uint32_t)block, deal->by_stripe) - round * (uint32_t)layout->ranks;
+    const int32_t owner = (int32_t)turn + layout->offset;
+    return owner < layout->ranks ? owner : owner - layout->ranks;
 }
 
 /* hisa_layout_count. */

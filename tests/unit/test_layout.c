@@ -40,6 +40,7 @@ static void check_deal(const hisa_layout_t *layout, int32_t rank, int32_t block,
     const hisa_deal_t deal = hisa_deal_make(layout->stripe, layout->ranks);
     const uint32_t first = hisa_deal_first(layout, rank);
     const bool own = hisa_layout_owner(layout, block) == rank;
+    same(hisa_deal_owner(&deal, layout, block), hisa_layout_owner(layout, block));
     same(hisa_deal_count(&deal, first, block), count);
     same(hisa_deal_local(&deal, first, block), own ? count : -1);
     if (own) {

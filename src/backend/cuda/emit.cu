@@ -151,10 +151,7 @@ static __global__ void __launch_bounds__(EMIT_WARPS * 32)
     const hisa_segment_t &segment = hisa_segment_of(group, &in_segment);
     const int64_t r = segment.tile_begin + in_segment;
     const int64_t at = segment.output_begin + in_segment;
-    hisa_layout_t layout = {};
-    if (LOCAL) {
-        layout = hisa_row_layout(shard, rows[r]);
-    }
+    const uint32_t first = LOCAL ? hisa_row_first(shard, rows[r]) : 0;
     int32_t *indices = output.indices + at * output.top_k;
     const float *selected = selected_of + r * output.top_k;
     float *scores = selected_of != nullptr ? output.scores + at * output.top_k : nullptr;
@@ -164,9 +161,8 @@ static __global__ void __launch_bounds__(EMIT_WARPS * 32)
         stages[threadIdx.x / 32], slice,
         [&](int32_t block) {
             if (LOCAL) {
-                return hisa_layout_owner(&layout, block) == shard.rank
-                           ? static_cast<int32_t>(hisa_layout_local(&layout, block) << size_log2)
-                           : -1;
+                const int32_t local = hisa_deal_local(&shard.deal, first, block);
+                return local >= 0 ? local << size_log2 : -1;
             }
             return block << size_log2;
         },

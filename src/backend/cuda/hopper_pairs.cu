@@ -58,8 +58,8 @@ static __global__ void clear_pairs(int64_t slots, hisa_pairs_t pairs) {
 
 /* Finds the entries of a group that this rank scores, and gives each its turn among its slot's pairs. */
 static __global__ void __launch_bounds__(THREADS)
-    note_pairs(hisa_shard_t shard, const hisa_row_t *rows, int64_t entries, int32_t width, const int32_t *kept,
-               const int32_t *work, hisa_pairs_t pairs) {
+    note_pairs(hisa_shard_t shard, const hisa_row_t *rows, int64_t entries, hisa_divisor_t by_width,
+               const int32_t *kept, const int32_t *work, hisa_pairs_t pairs) {
     __shared__ counts_t counts;
     __shared__ int32_t own[HISA_PAIR_GROUP]; /* places in the group */
     __shared__ int32_t shared_n;
@@ -103,9 +103,9 @@ static __global__ void __launch_bounds__(THREADS)
         const int32_t at = static_cast<int32_t>(i * THREADS + threadIdx.x);
         if (at < n) {
             const int64_t e = first + own[at];
-            const hisa_row_t row = rows[static_cast<uint32_t>(e) / static_cast<uint32_t>(width)];
-            const hisa_layout_t layout = hisa_row_layout(shard, row);
-            note[i].slot = shard.bases[row.sequence] + static_cast<int32_t>(hisa_layout_local(&layout, kept[e]));
+            const hisa_row_t row = rows[hisa_divide(static_cast<uint32_t>(e), by_width)];
+            note[i].slot =
+                shard.bases[row.sequence] + hisa_deal_local(&shard.deal, hisa_row_first(shard, row), kept[e]);
             note[i].source = row.source;
             note[i].place = place_of(e);
             cell[i] = find_cell(counts, note[i].slot);
@@ -208,8 +208,8 @@ extern "C" int hisa_cuda_launch_hopper_pairs(const hisa_shard_t *shard, const hi
     const dim3 by_group(static_cast<unsigned>(hisa_ceil_div(entries, HISA_PAIR_GROUP)));
     cudaError_t error = hisa_launch_next(clear_pairs, by_slot, THREADS, stream, slots, *pairs);
     if (error == cudaSuccess) {
-        error = hisa_launch_next(note_pairs, by_group, THREADS, stream, *shard, tile->row, entries, width, kept, work,
-                                 *pairs);
+        error = hisa_launch_next(note_pairs, by_group, THREADS, stream, *shard, tile->row, entries,
+                                 hisa_divisor_make(width), kept, work, *pairs);
     }
     if (error == cudaSuccess) {
         error = hisa_launch_next(cut_batches, by_slot, THREADS, stream, slots, *pairs);

@@ -77,8 +77,8 @@ static __device__ void feed_each(hisa_hopper_t<HEADS, STAGES, target_t> &shared,
             continue;
         }
         const hisa_row_t row = from.rows[at / from.width];
-        const hisa_layout_t layout = hisa_row_layout(from.shard, row);
-        const int64_t slot = from.shard.bases[row.sequence] + hisa_layout_local(&layout, block);
+        const uint32_t first = hisa_row_first(from.shard, row);
+        const int64_t slot = from.shard.bases[row.sequence] + hisa_deal_local(&from.shard.deal, first, block);
         const int64_t key = slot * size + b % panels * PANEL;
         hisa_feed_batch(shared, feeder, 1, key_map, static_cast<int32_t>(key), from.shard.store.scales + key, PANEL);
         hisa_feed_query(shared, feeder, q_map, from.weights, row.source,

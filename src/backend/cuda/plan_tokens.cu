@@ -32,7 +32,7 @@ static __global__ void count_blocks(hisa_shard_t shard, const hisa_row_t *rows, 
     __syncwarp();
     for (int32_t first = 0; first < width; first += 32) {
         const int32_t block = first + lane < width ? kept[r * width + first + lane] : -1;
-        const int32_t line = block >= 0 ? line_of(shard, hisa_layout_owner(&layout, block), mine, 0) : -1;
+        const int32_t line = block >= 0 ? line_of(shard, hisa_deal_owner(&shard.deal, &layout, block), mine, 0) : -1;
         const uint32_t same = __match_any_sync(0xFFFFFFFFu, line);
         if (line >= 0 && lane == __ffs(static_cast<int>(same)) - 1) {
             next[line * n + r] += __popc(same);
@@ -150,7 +150,7 @@ static __global__ void deal_blocks(hisa_shard_t shard, const hisa_row_t *rows, i
         const int64_t j = r * width + first + lane;
         const bool there = first + lane < width;
         const int32_t block = there ? kept[j] : -1;
-        const int32_t owner = block >= 0 ? hisa_layout_owner(&layout, block) : -1;
+        const int32_t owner = block >= 0 ? hisa_deal_owner(&shard.deal, &layout, block) : -1;
         const int32_t line = block >= 0 ? line_of(shard, owner, mine, shard.ranks) : -1;
         const uint32_t same = __match_any_sync(0xFFFFFFFFu, line);
         const int32_t begin = line >= 0 ? next[line * n + r] : 0;
@@ -177,11 +177,11 @@ static __global__ void own_blocks(hisa_shard_t shard, const hisa_row_t *rows, in
     if (r >= n) {
         return;
     }
-    const hisa_layout_t layout = hisa_row_layout(shard, rows[r]);
+    const uint32_t own_first = hisa_row_first(shard, rows[r]);
     int32_t next = 0;
     for (int32_t first = 0; first < width; first += 32) {
         const int32_t block = first + lane < width ? kept[r * width + first + lane] : -1;
-        const bool mine = block >= 0 && hisa_layout_owner(&layout, block) == shard.rank;
+        const bool mine = block >= 0 && hisa_deal_local(&shard.deal, own_first, block) >= 0;
         const uint32_t all = __ballot_sync(0xFFFFFFFFu, mine);
         if (mine) {
             const int64_t at = r * own_width + next + __popc(all & ((1u << lane) - 1));

@@ -10,6 +10,9 @@ __device__ __forceinline__ hisa_layout_t hisa_row_layout(const hisa_shard_t &sha
 
 /* This rank's first block of the row's sequence, for hisa_deal_*. */
 __device__ __forceinline__ uint32_t hisa_row_first(const hisa_shard_t &shard, const hisa_row_t &row) {
+    if (shard.ranks == 1) {
+        return 0; /* without a load, on which others wait */
+    }
     const hisa_layout_t layout = hisa_row_layout(shard, row);
     return hisa_deal_first(&layout, shard.rank);
 }
