@@ -140,6 +140,8 @@ static __global__ void __launch_bounds__(EMIT_WARPS * 32)
          const uint8_t *bitmap, const float *selected_of, hisa_output_t output,
          const __grid_constant__ hisa_segments_t group) {
     __shared__ emit_stage_t stages[EMIT_WARPS];
+    hisa_grid_release();
+    hisa_grid_wait();
     const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
     const int size_log2 = 31 - __clz(shard.block_size);
     const int32_t candidates = width << size_log2;
@@ -224,9 +226,9 @@ extern "C" int hisa_cuda_launch_emit(const hisa_shard_t *shard, const hisa_tile_
     cudaError_t error = cudaSuccess;
     for (int32_t next = 0; next < output->n_segments && error == cudaSuccess;) {
         const hisa_segments_t group = hisa_segments_of(output->segments, output->n_segments, true, &next);
-        error = hisa_launch(output->placement == HISA_PLACE_LOCAL ? emit<true> : emit<false>, emit_grid(group.rows),
-                            EMIT_WARPS * 32, stream, *shard, tile->row, spread_of(group.rows), width, kept, bitmap,
-                            selected, *output, group);
+        error = hisa_launch_next(output->placement == HISA_PLACE_LOCAL ? emit<true> : emit<false>,
+                                 emit_grid(group.rows), EMIT_WARPS * 32, stream, *shard, tile->row,
+                                 spread_of(group.rows), width, kept, bitmap, selected, *output, group);
     }
     return error;
 }

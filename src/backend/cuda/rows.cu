@@ -11,6 +11,7 @@ __device__ static int32_t clamp(int32_t value, int32_t low, int32_t high) {
 static __global__ void make_rows(hisa_shard_t shard, const int32_t *sequence, const int32_t *window_begin,
                                  const int32_t *window_end, const __grid_constant__ hisa_segments_t group,
                                  hisa_row_t *row) {
+    hisa_grid_release();
     for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < group.rows;
          i += gridDim.x * int64_t(blockDim.x)) {
         int64_t r = i;

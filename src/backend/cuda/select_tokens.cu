@@ -13,6 +13,9 @@ static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     select_tokens(hisa_shard_t shard, const hisa_row_t *rows, int32_t width, int32_t top_k, int64_t row_begin,
                   const int32_t *kept_of, const int32_t *place_of, const float *pool, uint8_t *bitmap, float *scores) {
     __shared__ typename Radix::shared_t shared;
+    hisa_grid_release();
+    Radix::clear(shared);
+    hisa_grid_wait();
     const int64_t r = row_begin + blockIdx.x;
     const hisa_row_t row = rows[r];
     const int size_log2 = 31 - __clz(shard.block_size);
@@ -20,7 +23,6 @@ static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     const int32_t *kept = kept_of + r * width;
     const int32_t *place = place_of + r * width;
     uint16_t *bits = reinterpret_cast<uint16_t *>(bitmap + r * candidates / 8);
-    Radix::clear(shared);
     uint32_t key[Radix::keys];
     uint32_t n = 0;
 #pragma unroll
@@ -63,6 +65,8 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
                       const int32_t *kept_of, const int32_t *place_of, const float *pool, uint8_t *bitmap,
                       float *scores) {
     __shared__ hisa_pick_t shared;
+    hisa_grid_release();
+    hisa_grid_wait();
     const int64_t r = row_begin + blockIdx.x;
     const hisa_row_t row = rows[r];
     const int64_t size = shard.block_size;
@@ -117,12 +121,12 @@ extern "C" int hisa_cuda_launch_select_tokens(const hisa_shard_t *shard, const h
     const int64_t candidates = int64_t(width) * shard->block_size;
     const dim3 grid = hisa_row_grid(rows, 1);
     if (candidates > hisa_radix_32k::capacity) {
-        return hisa_launch(select_tokens_any, grid, HISA_PICK_THREADS, stream, *shard, tile->row, width, top_k,
-                           row_begin, kept, place, pool, bitmap, selected);
+        return hisa_launch_next(select_tokens_any, grid, HISA_PICK_THREADS, stream, *shard, tile->row, width, top_k,
+                                row_begin, kept, place, pool, bitmap, selected);
     }
     return hisa_with_radix(candidates, rows, [&](auto radix) {
         using Radix = decltype(radix);
-        return hisa_launch(select_tokens<Radix>, grid, Radix::threads, stream, *shard, tile->row, width, top_k,
-                           row_begin, kept, place, pool, bitmap, selected);
+        return hisa_launch_next(select_tokens<Radix>, grid, Radix::threads, stream, *shard, tile->row, width, top_k,
+                                row_begin, kept, place, pool, bitmap, selected);
     });
 }
