@@ -8,52 +8,116 @@
 typedef struct merge_lists {
     const uint64_t *entry;
     int32_t width;
+    hisa_divisor_t by_width;
     int64_t rank_stride;
     int64_t place_stride;
 } merge_lists_t;
 
-enum { MERGE_MOST = 2048, MERGE_NONE = 0xFFFF };
+enum { MERGE_MOST = 2048 };
 
-/* A row's entries by rank, and the order of their blocks. */
+/* A row's entries. Of each the word (the lower half of a rank), which is the larger the lower the block, and never 0.
+ * Those that are taken have the histogram's room, in any order. */
 template <typename Radix> struct hisa_merge_t {
     static constexpr uint32_t room = Radix::capacity < MERGE_MOST ? Radix::capacity : MERGE_MOST;
-    typename Radix::shared_t radix;
-    uint32_t low[room];  /* of each entry: descending in a list, as blocks ascend, then 0 where there are no more */
-    uint32_t high[room]; /* of each entry; later on, which entries are taken */
-    alignas(8) uint16_t entry[room]; /* by block */
+    union {
+        typename Radix::shared_t radix;
+        struct {
+            typename Radix::sums_t sums;
+            alignas(16) uint32_t word[room];
+            uint16_t entry[room];
+        } taken;
+    };
+    uint32_t word[room];
+    uint32_t n_taken;
 };
 
-/* How many of all entries have lower blocks than one of `own`. Four lists at a time, whose steps do not wait for each
- * other. `width` entries a list, of which `top` is the highest power of two. */
-static __device__ __forceinline__ uint32_t count_lower(const uint32_t *low, int32_t ranks, uint32_t width, uint32_t top,
-                                                       uint32_t own) {
-    constexpr int TOGETHER = 4;
-    uint32_t lower = 0;
-    for (int32_t p = 0; p < ranks; p += TOGETHER) {
-        const uint32_t *list[TOGETHER];
-        uint32_t count[TOGETHER];
-#pragma unroll
-        for (int i = 0; i < TOGETHER; ++i) {
-            list[i] = low + min(p + i, ranks - 1) * width;
-            count[i] = 0;
-        }
-        for (uint32_t step = top; step != 0; step /= 2) {
-#pragma unroll
-            for (int i = 0; i < TOGETHER; ++i) {
-                const uint32_t next = count[i] + step;
-                count[i] = next <= width && list[i][next - 1] > own ? next : count[i];
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < TOGETHER; ++i) {
-            lower += p + i < ranks ? count[i] : 0;
-        }
-    }
-    return lower;
+/* The thread's v-th entry. */
+template <typename Radix> static __device__ __forceinline__ uint32_t entry_of(int v) {
+    return static_cast<uint32_t>(v) * Radix::threads + threadIdx.x;
 }
 
-/* Mode hisa, up to `room` entries a row. They are brought into the order of their blocks, where ties go by order
- * as radix.cuh has it, and then the best are found as on one rank. */
+/* Where an entry lies, counted from the row's entries of rank 0 on, in lists that are `stride` apart. */
+static __device__ __forceinline__ int64_t entry_at(const merge_lists_t &lists, uint32_t entry, int64_t stride) {
+    return hisa_divide(entry, lists.by_width) * (stride - lists.width) + entry;
+}
+
+/* The keys of the thread's entries; returns how many there are. */
+template <typename Radix>
+static __device__ __forceinline__ uint32_t load_entries(hisa_merge_t<Radix> &shared, const merge_lists_t &lists,
+                                                        uint32_t n, int64_t r, uint32_t (&key)[Radix::keys]) {
+    const uint64_t *row = lists.entry + r * lists.width;
+    uint32_t there = 0;
+#pragma unroll
+    for (int v = 0; v < Radix::keys; ++v) {
+        const uint32_t e = entry_of<Radix>(v);
+        const uint64_t rank = e < n ? row[entry_at(lists, e, lists.rank_stride)] : HISA_RANK_NONE;
+        const uint32_t own = hisa_rank_key(rank);
+        const uint32_t radix = own == HISA_KEY_FORCED ? HISA_RADIX_FORCED : hisa_radix_from_key(own);
+        key[v] = rank != HISA_RANK_NONE ? radix : HISA_RADIX_NONE;
+        there += rank != HISA_RANK_NONE ? 1u : 0u;
+        if (e < n) {
+            shared.word[e] = static_cast<uint32_t>(rank);
+        }
+    }
+    return there;
+}
+
+/* Where keys are equal at the cut, blocks decide: what is above it has the largest key from here on, what is at it its
+ * word. (That of block 0 is the largest key too, and the first to be taken.) Returns how many there are. */
+template <typename Radix>
+static __device__ __forceinline__ uint32_t go_by_word(const hisa_merge_t<Radix> &shared, const hisa_cut_t &cut,
+                                                      uint32_t (&key)[Radix::keys]) {
+    uint32_t there = 0;
+#pragma unroll
+    for (int v = 0; v < Radix::keys; ++v) {
+        const uint32_t above = key[v] >= cut.from ? 0xFFFFFFFFu : HISA_RADIX_NONE;
+        key[v] = key[v] == cut.tie ? shared.word[entry_of<Radix>(v)] : above;
+        there += key[v] != HISA_RADIX_NONE ? 1u : 0u;
+    }
+    return there;
+}
+
+/* Puts the entries with keys from `from` on into shared.taken. */
+template <typename Radix>
+static __device__ __forceinline__ void take_entries(hisa_merge_t<Radix> &shared, const uint32_t (&key)[Radix::keys],
+                                                    uint32_t from) {
+    const uint32_t lane = threadIdx.x % 32;
+    uint32_t all = 0;
+#pragma unroll
+    for (int v = 0; v < Radix::keys; ++v) {
+        all += __popc(__ballot_sync(0xFFFFFFFFu, key[v] >= from));
+    }
+    uint32_t begin = 0;
+    if (lane == 0) {
+        begin = atomicAdd(&shared.n_taken, all);
+    }
+    begin = __shfl_sync(0xFFFFFFFFu, begin, 0);
+#pragma unroll
+    for (int v = 0; v < Radix::keys; ++v) {
+        const uint32_t mask = __ballot_sync(0xFFFFFFFFu, key[v] >= from);
+        if (key[v] >= from) {
+            const uint32_t at = begin + __popc(mask & ((1u << lane) - 1));
+            shared.taken.word[at] = shared.word[entry_of<Radix>(v)];
+            shared.taken.entry[at] = static_cast<uint16_t>(entry_of<Radix>(v));
+        }
+        begin += __popc(mask);
+    }
+}
+
+/* How many of n words, a multiple of 16, are larger than `own`. Four lanes in a row call it for the same. */
+static __device__ __forceinline__ uint32_t count_larger(const uint32_t *word, uint32_t n, uint32_t own) {
+    uint32_t larger = 0;
+    for (uint32_t i = threadIdx.x % 4 * 4; i < n; i += 16) {
+        const uint4 four = *reinterpret_cast<const uint4 *>(word + i);
+        larger +=
+            (four.x > own ? 1u : 0u) + (four.y > own ? 1u : 0u) + (four.z > own ? 1u : 0u) + (four.w > own ? 1u : 0u);
+    }
+    larger += __shfl_xor_sync(0xFFFFFFFFu, larger, 1);
+    return larger + __shfl_xor_sync(0xFFFFFFFFu, larger, 2);
+}
+
+/* Mode hisa, up to `room` entries a row. The best are found first, and then each of them its place, by comparison with
+ * all of them: these are few, and no search waits for another. */
 template <typename Radix>
 static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     merge_blocks(int32_t ranks, int32_t keep_width, merge_lists_t lists, int64_t row_begin, int32_t *kept_of,
@@ -61,58 +125,47 @@ static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     __shared__ hisa_merge_t<Radix> shared;
     hisa_grid_release();
     Radix::clear(shared.radix);
-    for (uint32_t i = threadIdx.x; i < shared.room; i += Radix::threads) {
-        shared.entry[i] = MERGE_NONE;
+    if (threadIdx.x == 0) {
+        shared.n_taken = 0;
     }
     hisa_grid_wait();
     const int64_t r = row_begin + blockIdx.x;
-    const uint32_t width = static_cast<uint32_t>(lists.width);
-    const uint32_t n = static_cast<uint32_t>(ranks) * width;
-    const uint32_t top = 1u << (31 - __clz(lists.width));
-#pragma unroll 4
-    for (uint32_t e = threadIdx.x; e < n; e += Radix::threads) {
-        const uint64_t rank = lists.entry[e / width * lists.rank_stride + r * width + e % width];
-        shared.low[e] = static_cast<uint32_t>(rank);
-        shared.high[e] = hisa_rank_key(rank);
-    }
-    __syncthreads();
-    for (uint32_t e = threadIdx.x; e < n; e += Radix::threads) {
-        const uint32_t own = shared.low[e];
-        if (own != 0) {
-            shared.entry[count_lower(shared.low, ranks, width, top, own)] = static_cast<uint16_t>(e);
-        }
-    }
-    __syncthreads();
+    const uint32_t k = static_cast<uint32_t>(keep_width);
     uint32_t key[Radix::keys];
-    uint32_t there = 0;
-#pragma unroll
-    for (int v = 0; v < Radix::vectors; ++v) {
-        const uint32_t first = static_cast<uint32_t>(Radix::first(v));
-        ushort4 four = make_ushort4(MERGE_NONE, MERGE_NONE, MERGE_NONE, MERGE_NONE);
-        if (first < n) {
-            four = *reinterpret_cast<const ushort4 *>(&shared.entry[first]);
+    uint32_t there = load_entries<Radix>(shared, lists, static_cast<uint32_t>(ranks * lists.width), r, key);
+    hisa_cut_t cut = {};
+#pragma unroll 1
+    for (int pass = 0; pass < 2; ++pass) { /* a second leaves no tie: words differ */
+        cut = Radix::cut(shared.radix, key, there, k);
+        if (cut.ties == 0) {
+            break;
         }
-        const uint32_t entry[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-            const uint32_t own = entry[c] != MERGE_NONE ? shared.high[entry[c]] : 0;
-            const uint32_t radix = own == HISA_KEY_FORCED ? HISA_RADIX_FORCED : hisa_radix_from_key(own);
-            key[4 * v + c] = entry[c] != MERGE_NONE ? radix : HISA_RADIX_NONE;
-            there += entry[c] != MERGE_NONE ? 1u : 0u;
-        }
+        there = go_by_word<Radix>(shared, cut, key);
     }
-    const hisa_cut_t cut = Radix::cut(shared.radix, key, there, static_cast<uint32_t>(keep_width));
-    Radix::each_taken(key, cut, Radix::place(shared.radix, key, cut),
-                      [&](uint32_t at, int i, uint32_t) { shared.high[at] = shared.entry[i]; });
+    take_entries<Radix>(shared, key, cut.from);
+    const uint32_t compared = (cut.taken + 15) / 16 * 16;
+    if (threadIdx.x < compared - cut.taken) {
+        shared.taken.word[cut.taken + threadIdx.x] = 0;
+    }
     __syncthreads();
     int32_t *kept = kept_of + r * keep_width;
     int32_t *place = place_of != nullptr ? place_of + r * keep_width : nullptr;
-    for (uint32_t j = threadIdx.x; j < static_cast<uint32_t>(keep_width); j += Radix::threads) {
-        const bool taken = j < cut.taken;
-        const uint32_t e = taken ? shared.high[j] : 0;
-        kept[j] = taken ? hisa_rank_position(shared.low[e]) : -1;
+    for (uint32_t first = threadIdx.x / 32 * 8; first < cut.taken; first += Radix::threads / 4) {
+        const uint32_t i = first + threadIdx.x % 32 / 4;
+        const uint32_t own = shared.taken.word[i];
+        const uint32_t at = count_larger(shared.taken.word, compared, own);
+        if (i < cut.taken && threadIdx.x % 4 == 0) {
+            kept[at] = hisa_rank_position(own);
+        }
+        if (i < cut.taken && threadIdx.x % 4 == 1 && place != nullptr) {
+            place[at] =
+                static_cast<int32_t>(entry_at(lists, shared.taken.entry[i], lists.place_stride) + r * lists.width);
+        }
+    }
+    for (uint32_t j = cut.taken + threadIdx.x; j < k; j += Radix::threads) {
+        kept[j] = -1;
         if (place != nullptr) {
-            place[j] = taken ? static_cast<int32_t>(e / width * lists.place_stride + r * width + e % width) : -1;
+            place[j] = -1;
         }
     }
 }
@@ -177,7 +230,7 @@ extern "C" int hisa_cuda_launch_merge_blocks(const hisa_shard_t *shard, const hi
                                              int64_t rank_stride, int64_t place_stride, int64_t row_begin, int64_t rows,
                                              int32_t *kept, int32_t *place, uint8_t *bitmap, int32_t *before,
                                              void *stream) {
-    const merge_lists_t from = {lists, width, rank_stride, place_stride};
+    const merge_lists_t from = {lists, width, hisa_divisor_make(width), rank_stride, place_stride};
     const int64_t entries = int64_t(shard->ranks) * width;
     const dim3 grid = hisa_row_grid(rows, 1);
     if (keep->mode == HISA_MODE_BLOCK || entries > MERGE_MOST) {
