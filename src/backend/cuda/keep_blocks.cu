@@ -12,12 +12,12 @@ static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     hisa_grid_release();
     Radix::clear(shared);
     hisa_grid_wait();
-    const hisa_block_sight_t sight = hisa_block_sight(shard, keep, rows[blockIdx.x]);
-    const int32_t stride = static_cast<int32_t>(shard.local_blocks);
-    const uint32_t *row_keys = keys + int64_t(blockIdx.x) * stride;
+    const hisa_row_t row = rows[blockIdx.x];
+    const uint32_t *row_keys = keys + blockIdx.x * shard.local_blocks;
     int32_t *kept = kept_of + int64_t(blockIdx.x) * keep.width;
+    uint32_t first;
     uint32_t key[Radix::keys];
-    const uint32_t n = hisa_load_block_keys<Radix>(sight, row_keys, stride, key);
+    const uint32_t n = hisa_load_block_keys<Radix>(shard, keep, row, row_keys, &first, key);
     const hisa_cut_t cut = Radix::cut(shared, key, n, static_cast<uint32_t>(keep.width));
     Radix::each_taken(key, cut, Radix::place(shared, key, cut),
                       [&](uint32_t place, int i, uint32_t) { kept[place] = i; });
@@ -33,7 +33,7 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     __shared__ hisa_pick_t shared;
     hisa_grid_release();
     hisa_grid_wait();
-    const hisa_block_sight_t sight = hisa_block_sight(shard, keep, rows[blockIdx.x]);
+    const hisa_block_sight_t sight = hisa_block_sight(shard, keep, rows[blockIdx.x], 0);
     const uint32_t *key = keys + blockIdx.x * shard.local_blocks;
     int32_t *kept = kept_of + int64_t(blockIdx.x) * keep.width;
     const hisa_kth_t<uint32_t> kth = hisa_block_kth<uint32_t>(
@@ -74,7 +74,7 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
                  uint8_t *bitmap) {
     __shared__ hisa_pick_t shared;
     const hisa_row_t row = rows[blockIdx.x];
-    const hisa_block_sight_t sight = hisa_block_sight(shard, keep, row);
+    const hisa_block_sight_t sight = hisa_block_sight(shard, keep, row, 0);
     const uint32_t *key = keys + blockIdx.x * shard.local_blocks;
     int32_t *kept = kept_of + int64_t(blockIdx.x) * keep.width;
     const uint32_t most = static_cast<uint32_t>(keep.top_k);

@@ -15,13 +15,12 @@ static __global__ void __launch_bounds__(Radix::threads, Radix::blocks)
     Radix::clear(shared);
     hisa_grid_wait();
     const hisa_row_t row = rows[blockIdx.x];
-    const hisa_block_sight_t sight = hisa_block_sight(shard, keep, row);
-    const uint32_t first = hisa_row_first(shard, row);
-    const int32_t stride = static_cast<int32_t>(shard.local_blocks);
+    const uint32_t *row_keys = keys + blockIdx.x * shard.local_blocks;
     uint64_t *list = lists + int64_t(blockIdx.x) * width;
     int32_t *own_blocks = blocks != nullptr ? blocks + int64_t(blockIdx.x) * width : nullptr;
+    uint32_t first;
     uint32_t key[Radix::keys];
-    const uint32_t n = hisa_load_block_keys<Radix>(sight, keys + int64_t(blockIdx.x) * stride, stride, key);
+    const uint32_t n = hisa_load_block_keys<Radix>(shard, keep, row, row_keys, &first, key);
     const hisa_cut_t cut = Radix::cut(shared, key, n, static_cast<uint32_t>(width));
     Radix::each_taken(key, cut, Radix::place(shared, key, cut), [&](uint32_t place, int i, uint32_t own) {
         const int32_t block = hisa_deal_global(&shard.deal, first, i);
@@ -46,8 +45,8 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     hisa_grid_release();
     hisa_grid_wait();
     const hisa_row_t row = rows[blockIdx.x];
-    const hisa_block_sight_t sight = hisa_block_sight(shard, keep, row);
     const uint32_t first = hisa_row_first(shard, row);
+    const hisa_block_sight_t sight = hisa_block_sight(shard, keep, row, first);
     const uint32_t *key = keys + blockIdx.x * shard.local_blocks;
     uint64_t *list = lists + int64_t(blockIdx.x) * width;
     int32_t *own_blocks = blocks != nullptr ? blocks + int64_t(blockIdx.x) * width : nullptr;

@@ -10,11 +10,12 @@ __device__ __forceinline__ hisa_layout_t hisa_row_layout(const hisa_shard_t &sha
 
 /* This rank's first block of the row's sequence, for hisa_deal_*. */
 __device__ __forceinline__ uint32_t hisa_row_first(const hisa_shard_t &shard, const hisa_row_t &row) {
-    if (shard.ranks == 1) {
-        return 0; /* without a load, on which others wait */
+    uint32_t first = 0;
+    if (shard.ranks > 1) { /* else without a load, on which others wait */
+        const hisa_layout_t layout = hisa_row_layout(shard, row);
+        first = hisa_deal_first(&layout, shard.rank);
     }
-    const hisa_layout_t layout = hisa_row_layout(shard, row);
-    return hisa_deal_first(&layout, shard.rank);
+    return first;
 }
 
 /* First and one past the last block in sight, over all ranks; equal if the window is empty. */
