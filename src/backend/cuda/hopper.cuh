@@ -233,6 +233,24 @@ __device__ __forceinline__ void hisa_score_query(hisa_hopper_t<HEADS, STAGES, Pl
     hisa_ring_next<STAGES>(ring);
 }
 
+/* 0, once the panel's keys and scale are in registers. An arrival does not wait for loads of matrices that were issued
+ * before it, and goes past them when they are held up; the next panel's keys then came where some were still to be
+ * read, and a batch had a quarter of them among its own. So the arrival's address takes this in. queries: not negative,
+ * which the compiler must not make use of. */
+__device__ __forceinline__ uint32_t hisa_zero_when_loaded(const hisa_keys_t (&keys)[2], float scale, int queries) {
+    uint32_t loaded = __float_as_uint(scale);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int step = 0; step < 4; ++step) {
+            loaded |= keys[half][step][0];
+        }
+    }
+    uint32_t zero;
+    asm volatile("shr.s32 %0, %1, 31;" : "=r"(zero) : "r"(queries));
+    return loaded & zero;
+}
+
 /* The warpgroup's part of the kernel: all batches. put(place, key, score) takes the score of key `key` of the panel. */
 template <int HEADS, int STAGES, typename Place, typename Put>
 __device__ __forceinline__ void hisa_score_batches(hisa_hopper_t<HEADS, STAGES, Place> &shared, Put put) {
@@ -256,7 +274,7 @@ __device__ __forceinline__ void hisa_score_batches(hisa_hopper_t<HEADS, STAGES, 
             hisa_load_keys(keys[half], shared.key + half * 64 * HISA_HOPPER_DIM);
         }
         const float scale = shared.scale[key];
-        hisa_barrier_arrive_warp(&shared.batch_empty, lane);
+        hisa_barrier_arrive_warp(&shared.batch_empty + hisa_zero_when_loaded(keys, scale, queries), lane);
         for (int i = 0; i < queries; ++i) {
             hisa_score_query(shared, ring, keys, scale, put, key, weight);
         }
