@@ -409,6 +409,32 @@ START_TEST(replays) {
 }
 END_TEST
 
+/* Few rows at a time, over and over, against all of them at once: other kernels, the same bits each time. A thread
+ * block has a new block of keys for each query here, and they come from all over a million tokens: a kernel that gives
+ * their room away too soon is seen within some ten calls. */
+START_TEST(few_rows_over_and_over) {
+    enum { MANY_ROWS = 256, CALLS = 60 };
+    hisa_select_options_t options = gpu_options(HISA_MODE_HISA);
+    if (!gpu_try_scorer(HISA_CUDA_SCORER_WGMMA, 128, HEADS, BLOCK)) {
+        return;
+    }
+    trace_t trace = gpu_drift(1 << 20, MANY_ROWS, HEADS, 5);
+    hisa_index_t *index = gpu_index(&trace, HISA_BACKEND_CUDA, BLOCK, 0);
+    results_t all = results_make(MANY_ROWS, &options);
+    results_t few = results_make(MANY_ROWS, &options);
+    gpu_select(index, &trace, &options, 0, 1, &all);
+    for (int32_t rows = 16; rows <= 64; rows *= 4) {
+        options.tile_rows = rows;
+        gpu_select(index, &trace, &options, 0, CALLS, &few);
+        results_same(&all, 0, &few, "tiles of few rows");
+    }
+    results_free(&few);
+    results_free(&all);
+    hisa_index_destroy(index);
+    trace_free(&trace);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("cuda_invariance");
     TCase *tests = tcase_create("invariance");
@@ -418,6 +444,7 @@ int main(void) {
     tcase_add_loop_test(tests, chunked_appends, 0, HISA_CUDA_SCORERS * MODES);
     tcase_add_loop_test(tests, ranks, 0, HISA_CUDA_SCORERS * MODES);
     tcase_add_loop_test(tests, replays, 0, HISA_CUDA_SCORERS * MODES);
+    tcase_add_test(tests, few_rows_over_and_over);
     tcase_add_test(tests, arithmetic_is_agreed);
     tcase_add_test(tests, best_by_default);
     suite_add_tcase(suite, tests);
