@@ -52,7 +52,6 @@ class Sweep:
     def __init__(self, options, path):
         self.options = options
         self.path = path
-        self.cost = []
         self.began = time.monotonic()
 
     def keep(self, document):
@@ -100,13 +99,14 @@ class Sweep:
             return "" if process.returncode == 0 else (said or [f"exit status {process.returncode}"])[0]
 
     def network(self, ranks):
-        """What a collective costs here, for the cost model's predictions. Whether the ranks can talk at all."""
+        """What a collective costs here, beside what the cost model takes it to cost. Whether the ranks can talk at all.
+
+        The model keeps its own constants: they are of whole exchanges, and a user's calls are cut by them."""
         lines = []
         why = self.run(self.command(ranks, "info", "--measure"), lines.append)
         text = "".join(lines)
         found = re.search(r"--comm-latency (\S+) --comm-bandwidth (\S+)", text)
         taken = re.search(r"latency (\S+) us, (\S+) GB/s", text)
-        self.cost = ["--comm-latency", found[1], "--comm-bandwidth", found[2]] if found else []
         if not found:
             self.keep({"failed": "network", "ranks": ranks, "why": why or "two sizes took the same time"})
             return not why
@@ -131,7 +131,7 @@ class Sweep:
                     self.keep({"case": name, **document})
 
             why = self.run(self.command(ranks, "bench", "--json", "-", "--commit", self.options.commit, "--tokens",
-                                        ",".join(map(str, lengths)), *self.cost, *arguments), take)
+                                        ",".join(map(str, lengths)), *arguments), take)
             print(f"{time.monotonic() - self.began:6.1f} s  {time.monotonic() - began:5.1f} s  {ranks} ranks, {name}: {len(seen)} "
                   f"cases{': ' + why if why else ''}", flush=True)
             if not why:
@@ -145,7 +145,6 @@ class Sweep:
 
     def all(self):
         for ranks in self.options.ranks:
-            self.cost = []
             if ranks > 1 and not self.network(ranks):
                 print(f"{time.monotonic() - self.began:6.1f} s  {ranks} ranks cannot talk: none of their cases is tried", flush=True)
                 continue

@@ -240,7 +240,7 @@ class Page:
                "replays, but by owner merge, which cannot be captured: there it is a call. Speed-up is beside one GPU in the same "
                "sweep, efficiency its share of the GPUs. Exchange: of calls that time their steps, one step after the other, with the "
                "waiting for ranks that still compute; least waiting: on the rank that waits least. Beside it what the cost model "
-               "predicts, with the network as measured below, and how far that is off. Hidden: what a call saves against its steps one after the other, as a share of the exchange.")
+               "predicts, and how far that is off. Hidden: what a call saves against its steps one after the other, as a share of the exchange.")
         yield ""
         yield from self.kind("prefill", ms, "a call, ms")
         yield from self.kind("decode", us, "a step, us")
@@ -258,12 +258,12 @@ class Page:
         if self.networks:
             yield "## Network"
             yield ""
-            yield "What an all-gather costs, by `hisa info --measure`."
+            yield "What an all-gather costs alone, by `hisa info --measure`, beside what the model takes a collective to cost."
             yield ""
             yield from self.network()
         yield "## Where the cost model is off"
         yield ""
-        yield ("The model counts collectives and bytes at the all-gather's rate. Measured is the rank that waits least for others, "
+        yield ("The model counts collectives and bytes. Measured is the rank that waits least for others, "
                "which still waits where ranks take turns to be late.")
         yield ""
         yield from self.surprises()
