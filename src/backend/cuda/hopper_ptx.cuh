@@ -108,10 +108,6 @@ __device__ __forceinline__ void hisa_copy_bytes(void *to, const void *from, uint
                  : "memory");
 }
 
-__device__ __forceinline__ void hisa_prefetch_map(const CUtensorMap *map) {
-    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
 /* ---- matrix products of a warpgroup ---- */
 
 /* Waits until at most `pending` groups are under way. */
@@ -124,88 +120,9 @@ template <int pending> __device__ __forceinline__ void hisa_product_wait() {
  * lower ones hold the address in units of 16 bytes. */
 __device__ __forceinline__ uint32_t hisa_operand(uint32_t address) { return (address & 0x3FFFF) >> 4 | 1u << 16; }
 
-/* d = a * b for 64 rows of A (in registers), 64 or 32 columns, and an inner dimension of 128, as a group of its own:
- * four steps of 32, which lie 32 bytes apart along the rows of B. One statement, so that the operands' descriptions
- * cost as little as they can. */
-__device__ __forceinline__ void hisa_product(float (&d)[32], const uint32_t (&a)[4][4], uint32_t b) {
-    asm volatile("{\n"
-                 ".reg .pred none;\n"
-                 ".reg .b32 low;\n"
-                 ".reg .b64 b0, b1, b2, b3;\n"
-                 "setp.ne.b32 none, 0, 0;\n"
-                 "mov.b64 b0, {%48, 0x40000040};\n"
-                 "add.u32 low, %48, 2;\n"
-                 "mov.b64 b1, {low, 0x40000040};\n"
-                 "add.u32 low, %48, 4;\n"
-                 "mov.b64 b2, {low, 0x40000040};\n"
-                 "add.u32 low, %48, 6;\n"
-                 "mov.b64 b3, {low, 0x40000040};\n"
-                 "wgmma.fence.sync.aligned;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                 "{%32, %33, %34, %35}, b0, none, 1, 1;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                 "{%36, %37, %38, %39}, b1, 1, 1, 1;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                 "{%40, %41, %42, %43}, b2, 1, 1, 1;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                 "{%44, %45, %46, %47}, b3, 1, 1, 1;\n"
-                 "wgmma.commit_group.sync.aligned;\n"
-                 "}"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-                   "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]),
-                   "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
-                   "+f"(d[30]), "+f"(d[31])
-                 : "r"(a[0][0]), "r"(a[0][1]), "r"(a[0][2]), "r"(a[0][3]), "r"(a[1][0]), "r"(a[1][1]), "r"(a[1][2]),
-                   "r"(a[1][3]), "r"(a[2][0]), "r"(a[2][1]), "r"(a[2][2]), "r"(a[2][3]), "r"(a[3][0]), "r"(a[3][1]),
-                   "r"(a[3][2]), "r"(a[3][3]), "r"(b)
-                 : "memory");
-}
-__device__ __forceinline__ void hisa_product(float (&d)[16], const uint32_t (&a)[4][4], uint32_t b) {
-    asm volatile("{\n"
-                 ".reg .pred none;\n"
-                 ".reg .b32 low;\n"
-                 ".reg .b64 b0, b1, b2, b3;\n"
-                 "setp.ne.b32 none, 0, 0;\n"
-                 "mov.b64 b0, {%32, 0x40000040};\n"
-                 "add.u32 low, %32, 2;\n"
-                 "mov.b64 b1, {low, 0x40000040};\n"
-                 "add.u32 low, %32, 4;\n"
-                 "mov.b64 b2, {low, 0x40000040};\n"
-                 "add.u32 low, %32, 6;\n"
-                 "mov.b64 b3, {low, 0x40000040};\n"
-                 "wgmma.fence.sync.aligned;\n"
-                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-                 "{%16, %17, %18, %19}, b0, none, 1, 1;\n"
-                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-                 "{%20, %21, %22, %23}, b1, 1, 1, 1;\n"
-                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-                 "{%24, %25, %26, %27}, b2, 1, 1, 1;\n"
-                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-                 "{%28, %29, %30, %31}, b3, 1, 1, 1;\n"
-                 "wgmma.commit_group.sync.aligned;\n"
-                 "}"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-                 : "r"(a[0][0]), "r"(a[0][1]), "r"(a[0][2]), "r"(a[0][3]), "r"(a[1][0]), "r"(a[1][1]), "r"(a[1][2]),
-                   "r"(a[1][3]), "r"(a[2][0]), "r"(a[2][1]), "r"(a[2][2]), "r"(a[2][3]), "r"(a[3][0]), "r"(a[3][1]),
-                   "r"(a[3][2]), "r"(a[3][3]), "r"(b)
-                 : "memory");
-}
-
-/* Two of them with one B, each a group. */
+/* d = a * b for twice 64 rows of A (in registers), 64 or 32 columns, and an inner dimension of 128, each half as a
+ * group of its own: four steps of 32, which lie 32 bytes apart along the rows of B. One statement, so that the
+ * operands' descriptions cost as little as they can. */
 __device__ __forceinline__ void hisa_products(float (&d)[2][32], const uint32_t (&a)[2][4][4], uint32_t b) {
     asm volatile("{\n"
                  ".reg .pred none;\n"

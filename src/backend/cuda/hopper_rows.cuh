@@ -85,7 +85,7 @@ template <int HEADS, typename Target> __device__ __forceinline__ hisa_rows_t<HEA
 
 /* ------------------------------------------------------------------------------------------ the warpgroups */
 
-/* 64 keys by 128 columns, as a group of its own; operands' descriptions as hisa_product has them, both from shared
+/* 64 keys by 128 columns, as a group of its own; operands' descriptions as hisa_products has them, both from shared
  * memory. */
 __device__ __forceinline__ void hisa_rows_product(float (&d)[64], uint32_t a, uint32_t b) {
 #define HISA_ROWS_SUMS                                                                                                 \
