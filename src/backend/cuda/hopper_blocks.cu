@@ -100,28 +100,22 @@ static __global__ void __launch_bounds__(HISA_ROWS_THREADS, 1)
     score_blocks(__grid_constant__ const CUtensorMap q_map, __grid_constant__ const CUtensorMap key_map,
                  block_source_t from) {
     auto &shared = hisa_rows_begin<HEADS, row_target_t>();
-    if (threadIdx.x < HISA_ROWS_MATH) {
-        hisa_registers_more<HISA_ROWS_MATH_REGISTERS>();
-        hisa_score_rows(shared);
-    } else {
-        hisa_registers_fewer<HISA_ROWS_OTHER_REGISTERS>();
-        const uint32_t warp = (threadIdx.x - HISA_ROWS_MATH) / 32;
-        if (warp != 0) {
-            hisa_drain_rows(shared, warp - 1,
-                            [&](uint32_t stage) { store_tile(shared, stage, from.shard.local_blocks); });
-            return;
-        }
-        const hisa_rows_source_t source = {&q_map, from.weights, &key_map, from.shard.store.pooled_scales,
-                                           from.shard.slots};
-        const int32_t tiles = tiles_in_sight(from);
-        /* Who has a batch's last tile takes what lies behind it too, since some rows may see more than was guessed. */
-        hisa_feed_part(
-            shared, source, from.tile_rows, tiles,
-            [&](int64_t begin, int64_t tile_begin, int64_t tile_end) {
-                return look<HEADS>(from, begin, tile_begin, tile_end < tiles ? tile_end : INT32_MAX / HISA_ROWS_TILE);
-            },
-            [&](int32_t sequence) { return int64_t(from.shard.bases[sequence]); });
-    }
+    hisa_run_rows(
+        shared, [&](uint32_t stage) { store_tile(shared, stage, from.shard.local_blocks); },
+        [&]() {
+            const hisa_rows_source_t source = {&q_map, from.weights, &key_map, from.shard.store.pooled_scales,
+                                               from.shard.slots};
+            const int32_t tiles = tiles_in_sight(from);
+            /* Who has a batch's last tile takes what lies behind it too, since some rows may see more than was guessed.
+             */
+            hisa_feed_part(
+                shared, source, from.tile_rows, tiles,
+                [&](int64_t begin, int64_t tile_begin, int64_t tile_end) {
+                    return look<HEADS>(from, begin, tile_begin,
+                                       tile_end < tiles ? tile_end : INT32_MAX / HISA_ROWS_TILE);
+                },
+                [&](int32_t sequence) { return int64_t(from.shard.bases[sequence]); });
+        });
 }
 
 /* ------------------------------------------------------------------------------------------ few rows: keys stay */

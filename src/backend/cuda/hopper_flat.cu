@@ -142,30 +142,24 @@ static __global__ void __launch_bounds__(HISA_ROWS_THREADS, 1)
     score_flat(__grid_constant__ const CUtensorMap q_map, __grid_constant__ const CUtensorMap key_map,
                flat_source_t from) {
     auto &shared = hisa_rows_begin<HEADS, target_t>();
-    if (threadIdx.x < HISA_ROWS_MATH) {
-        hisa_registers_more<HISA_ROWS_MATH_REGISTERS>();
-        hisa_score_rows(shared);
-    } else {
-        hisa_registers_fewer<HISA_ROWS_OTHER_REGISTERS>();
-        const uint32_t which = (threadIdx.x - HISA_ROWS_MATH) / 32;
-        if (which != 0) {
-            hisa_drain_rows(shared, which - 1, [&](uint32_t stage) {
+    hisa_run_rows(
+        shared,
+        [&](uint32_t stage) {
 #pragma unroll
-                for (int i = 0; i < shared.rows; i += 8) {
-                    take(from.shard, shared, stage, i);
-                }
-            });
-            return;
-        }
-        const hisa_rows_source_t source = {&q_map, from.weights, &key_map, from.shard.store.scales,
-                                           from.shard.slots * int64_t(from.shard.block_size)};
-        hisa_feed_part(
-            shared, source, from.tile_rows, from.tiles,
-            [&](int64_t begin, int64_t tile_begin, int64_t tile_end) {
-                return look<HEADS>(from, begin, tile_begin, tile_end);
-            },
-            [&](int32_t sequence) { return from.shard.bases[sequence] * int64_t(from.shard.block_size); });
-    }
+            for (int i = 0; i < shared.rows; i += 8) {
+                take(from.shard, shared, stage, i);
+            }
+        },
+        [&]() {
+            const hisa_rows_source_t source = {&q_map, from.weights, &key_map, from.shard.store.scales,
+                                               from.shard.slots * int64_t(from.shard.block_size)};
+            hisa_feed_part(
+                shared, source, from.tile_rows, from.tiles,
+                [&](int64_t begin, int64_t tile_begin, int64_t tile_end) {
+                    return look<HEADS>(from, begin, tile_begin, tile_end);
+                },
+                [&](int32_t sequence) { return from.shard.bases[sequence] * int64_t(from.shard.block_size); });
+        });
 }
 
 template <int HEADS>

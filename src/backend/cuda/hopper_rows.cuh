@@ -407,4 +407,24 @@ __device__ __forceinline__ void hisa_drain_rows(hisa_rows_t<HEADS, Target> &shar
     }
 }
 
+/* ------------------------------------------------------------------------------------------ the thread block */
+
+/* What each warp of a kernel does: take(stage) for the drains, as hisa_drain_rows; feed() by the feeding warp. The
+ * scoring comes first in the code, as it spills where ptxas meets it after the rest. */
+template <int HEADS, typename Target, typename Take, typename Feed>
+__device__ __forceinline__ void hisa_run_rows(hisa_rows_t<HEADS, Target> &shared, const Take &take, const Feed &feed) {
+    if (threadIdx.x < HISA_ROWS_MATH) {
+        hisa_registers_more<HISA_ROWS_MATH_REGISTERS>();
+        hisa_score_rows(shared);
+    } else {
+        hisa_registers_fewer<HISA_ROWS_OTHER_REGISTERS>();
+        const uint32_t which = (threadIdx.x - HISA_ROWS_MATH) / 32;
+        if (which != 0) {
+            hisa_drain_rows(shared, which - 1, take);
+            return;
+        }
+        feed();
+    }
+}
+
 #endif
