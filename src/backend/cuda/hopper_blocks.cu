@@ -13,15 +13,19 @@ struct block_source_t {
     uint32_t *key; /* [tile_rows][local_blocks] */
 };
 
-/* Tiles of 128 local blocks that rows see, at least 1. Of more than 64 rows it is a guess by 64 of them, since it would
- * take 2 us to read them all. By the whole warp. */
+/* Rows that tiles_in_sight() looks at. */
+enum { SAMPLES = 64 };
+
+/* Tiles of 128 local blocks that rows see, at least 1. Of more rows than SAMPLES it is a guess by so many, spread
+ * evenly, since it would take 2 us to read them all. By the whole warp. */
 static __device__ __forceinline__ int32_t tiles_in_sight(const block_source_t &from) {
     int32_t last = 1;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const int64_t sample = 2 * (threadIdx.x % 32) + i;
-        const bool few = from.tile_rows <= 64;
-        const hisa_row_t row = from.rows[few ? hisa_min(sample, from.tile_rows - 1) : from.tile_rows * sample / 64];
+    for (int i = 0; i < SAMPLES / 32; ++i) {
+        const int64_t sample = SAMPLES / 32 * (threadIdx.x % 32) + i;
+        const bool all = from.tile_rows <= SAMPLES;
+        const hisa_row_t row =
+            from.rows[all ? hisa_min(sample, from.tile_rows - 1) : from.tile_rows * sample / SAMPLES];
         int64_t begin;
         int64_t end;
         hisa_local_blocks_in_sight(from.shard, row, &begin, &end);
@@ -122,7 +126,8 @@ static __global__ void __launch_bounds__(HISA_ROWS_THREADS, 1)
 
 /* A row by a panel of 128 keys is the unit, so that a single row spreads over multiprocessors, and rows of many
  * sequences, which share no keys, too. */
-enum { PANEL = HISA_HOPPER_PANEL, STAGES = 4, RESIDENT = 3, FEW_ROWS = 64 /* tiles_in_sight() sees them all */ };
+enum { PANEL = HISA_HOPPER_PANEL, STAGES = 4, RESIDENT = 3, FEW_ROWS = 64 };
+static_assert(int(FEW_ROWS) <= int(SAMPLES), "tiles in sight must be no guess, as nobody takes what lies behind them");
 
 /* Where a row's scores of a panel go, and how many of them. */
 struct panel_target_t {
