@@ -47,7 +47,7 @@ __device__ __forceinline__ hisa_hopper_t<HEADS, STAGES, Place> &hisa_hopper_begi
             hisa_barrier_init(&shared.full[s], 1);
             hisa_barrier_init(&shared.empty[s], 4 * HISA_WARP_ARRIVALS);
         }
-        hisa_barrier_init(&shared.batch_full, HISA_WARP_ARRIVALS);
+        hisa_barrier_init(&shared.batch_full, HISA_FEED_ARRIVALS);
         hisa_barrier_init(&shared.batch_empty, 4 * HISA_WARP_ARRIVALS);
         hisa_barrier_init_fence();
     }
@@ -89,31 +89,24 @@ struct hisa_feeder_t {
 __device__ __forceinline__ hisa_feeder_t hisa_feeder_make() { return {{0, 1}, 1}; }
 
 /* Begins a batch of `queries` against rows of `map` from `row` on. Scales of the first `valid` keys at `scales`, others
- * are 0. The whole warp calls it. */
+ * are 0. Waits for none of it. The whole warp calls it. */
 template <int HEADS, int STAGES, typename Place>
 __device__ __forceinline__ void hisa_feed_batch(hisa_hopper_t<HEADS, STAGES, Place> &shared, hisa_feeder_t &feeder,
                                                 int queries, const CUtensorMap *map, int32_t row, const float *scales,
                                                 int64_t valid) {
     const int lane = static_cast<int>(threadIdx.x % 32);
-    float scale[HISA_HOPPER_PANEL / 32];
-#pragma unroll
-    for (int i = 0; i < HISA_HOPPER_PANEL / 32; ++i) {
-        scale[i] = i * 32 + lane < valid ? scales[i * 32 + lane] : 0.0f;
-    }
     hisa_barrier_wait(&shared.batch_empty, feeder.batch_parity);
     feeder.batch_parity ^= 1;
-#pragma unroll
-    for (int i = 0; i < HISA_HOPPER_PANEL / 32; ++i) {
-        shared.scale[i * 32 + lane] = scale[i];
-    }
-    __syncwarp();
     if (lane == 0) {
         shared.queries = queries;
         hisa_barrier_arrive_expect(&shared.batch_full, HISA_HOPPER_PANEL * HISA_HOPPER_DIM);
         hisa_copy_box(shared.key, map, row, &shared.batch_full);
     }
-    hisa_barrier_arrive_others(&shared.batch_full, lane);
-    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < HISA_HOPPER_PANEL; i += 32) {
+        hisa_copy_word(&shared.scale[i + lane], scales + i + lane, i + lane < valid);
+    }
+    hisa_barrier_arrive_copied(&shared.batch_full);
 }
 
 /* No more batches. The whole warp calls it. */
@@ -123,7 +116,7 @@ __device__ __forceinline__ void hisa_feed_end(hisa_hopper_t<HEADS, STAGES, Place
     if (threadIdx.x % 32 == 0) {
         shared.queries = -1;
     }
-    hisa_barrier_arrive_warp(&shared.batch_full, static_cast<int>(threadIdx.x % 32));
+    hisa_barrier_arrive_fed(&shared.batch_full, static_cast<int>(threadIdx.x % 32));
 }
 
 /* The next query of the batch: heads [source * HEADS, + HEADS) of `map` (tensor_map.h says in which order). The whole

@@ -66,18 +66,17 @@ template <int HEADS, typename Target> __device__ __forceinline__ hisa_rows_t<HEA
     extern __shared__ uint8_t raw[];
     const uint32_t skip = (1024 - hisa_shared_address(raw) % 1024) % 1024;
     auto &shared = *reinterpret_cast<hisa_rows_t<HEADS, Target> *>(raw + skip);
-    if (threadIdx.x == 0) {
-        for (int s = 0; s < shared.stages; ++s) {
-            hisa_barrier_init(&shared.full[s], HISA_WARP_ARRIVALS);
-            hisa_barrier_init(&shared.empty[s], HISA_WARP_ARRIVALS);
-            hisa_barrier_init(&shared.done[s], 4 * HISA_ROWS_GROUPS * HISA_WARP_ARRIVALS);
-        }
-        for (int b = 0; b < 2; ++b) {
-            hisa_barrier_init(&shared.batch_full[b], HISA_WARP_ARRIVALS);
-            hisa_barrier_init(&shared.batch_empty[b], 4 * HISA_ROWS_GROUPS * HISA_WARP_ARRIVALS);
-        }
-        hisa_barrier_init_fence();
+    const int own = static_cast<int>(threadIdx.x); /* a few barriers a thread, as each takes some 20 cycles */
+    if (own < shared.stages) {
+        hisa_barrier_init(&shared.full[own], HISA_FEED_ARRIVALS);
+        hisa_barrier_init(&shared.empty[own], HISA_WARP_ARRIVALS);
+        hisa_barrier_init(&shared.done[own], 4 * HISA_ROWS_GROUPS * HISA_WARP_ARRIVALS);
     }
+    if (own < 2) {
+        hisa_barrier_init(&shared.batch_full[own], HISA_WARP_ARRIVALS);
+        hisa_barrier_init(&shared.batch_empty[own], 4 * HISA_ROWS_GROUPS * HISA_WARP_ARRIVALS);
+    }
+    hisa_barrier_init_fence();
     __syncthreads();
     hisa_grid_wait();
     return shared;
@@ -254,38 +253,34 @@ __device__ __forceinline__ void hisa_feed_rows(hisa_rows_t<HEADS, Target> &share
     }
 }
 
-/* A batch's next tile: 128 keys from `key` on, local ones from `first` on. By the whole warp, as scales may begin at
- * any multiple of 4 bytes, which the copy engine does not take. */
+/* A batch's next tile: 128 keys from `key` on, local ones from `first` on. Their scales may begin at any multiple of 4
+ * bytes, which the copy engine does not take. Waits for nothing but room. By the whole warp. */
 template <int HEADS, typename Target>
 __device__ __forceinline__ void hisa_feed_tile(hisa_rows_t<HEADS, Target> &shared, hisa_ring_t &ring, uint32_t batch,
                                                const hisa_rows_source_t &from, int64_t key, int32_t first) {
     const int lane = static_cast<int>(threadIdx.x % 32);
     const uint32_t s = ring.stage;
-    float scale[HISA_ROWS_TILE / 32];
-#pragma unroll
-    for (int i = 0; i < HISA_ROWS_TILE / 32; ++i) {
-        scale[i] = key + i * 32 + lane < from.keys ? from.scales[key + i * 32 + lane] : 0.0f;
-    }
     hisa_barrier_wait(&shared.empty[s], ring.parity);
-#pragma unroll
-    for (int i = 0; i < HISA_ROWS_TILE / 32; ++i) {
-        shared.scale[s][0][i * 32 + lane] = scale[i];
-        shared.scale[s][1][i * 32 + lane] = scale[i];
-    }
-    __syncwarp();
     if (lane == 0) {
         shared.first[s] = first;
         shared.batch[s] = static_cast<int32_t>(batch);
         hisa_barrier_arrive_expect(&shared.full[s], HISA_ROWS_TILE * HISA_HOPPER_DIM);
         hisa_copy_box(shared.key[s], from.key_map, static_cast<int32_t>(key), &shared.full[s]);
     }
-    hisa_barrier_arrive_others(&shared.full[s], lane);
+#pragma unroll
+    for (int i = 0; i < HISA_ROWS_TILE; i += 32) {
+        const bool there = key + i + lane < from.keys;
+        hisa_copy_word(&shared.scale[s][0][i + lane], from.scales + key + i + lane, there);
+        hisa_copy_word(&shared.scale[s][1][i + lane], from.scales + key + i + lane, there);
+    }
+    hisa_barrier_arrive_copied(&shared.full[s]);
     hisa_ring_next<shared.stages>(ring);
 }
 
 /* A batch: shared.rows rows, a lane each, against the tiles that some of them see; once more for each sequence more
  * that they are of. base(sequence): where its local keys begin. next(): the lane of the next batch, looked for when
- * stages are full. By the whole warp. */
+ * stages are full. The first tile is asked for before the rows, behind which it would have to wait when a kernel begins
+ * and all multiprocessors ask for theirs. By the whole warp. */
 template <int HEADS, typename Target, typename Base, typename Next>
 __device__ __forceinline__ void hisa_feed_batch_of_rows(hisa_rows_t<HEADS, Target> &shared, hisa_rows_feeder_t &feeder,
                                                         const hisa_rows_source_t &from, hisa_rows_lane_t<Target> &own,
@@ -318,9 +313,10 @@ __device__ __forceinline__ void hisa_feed_batch_of_rows(hisa_rows_t<HEADS, Targe
                     shared.row[batch][lane].hide();
                 }
             }
+            hisa_feed_tile(shared, feeder.ring, batch, from, key, first);
             hisa_feed_rows(shared, which, tiles, from, own);
         }
-        int32_t i = 0;
+        int32_t i = 1;
         for (; i < hisa_min(tiles, shared.stages); ++i) {
             hisa_feed_tile(shared, feeder.ring, batch, from, key + i * HISA_ROWS_TILE, first + i * HISA_ROWS_TILE);
         }
@@ -349,7 +345,7 @@ __device__ __forceinline__ void hisa_feed_rows_end(hisa_rows_t<HEADS, Target> &s
         if (lane == 0) {
             shared.first[s] = -1;
         }
-        hisa_barrier_arrive_warp(&shared.full[s], lane);
+        hisa_barrier_arrive_fed(&shared.full[s], lane);
         hisa_ring_next<shared.stages>(feeder.ring);
     }
 }
