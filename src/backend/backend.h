@@ -81,7 +81,7 @@ typedef struct hisa_tile {
     const hisa_row_t *row; /* [rows] */
     const uint8_t *q;      /* [..][H][D], by row.source */
     const float *weights;  /* [..][H], by row.source */
-    void *prepared;        /* queries_bytes(rows), by prepare_queries */
+    void *prepared;        /* queries_bytes(rows), by make_rows and prepare_queries */
     void *scratch;         /* scratch_bytes(...): the operation under way. Tiles may share it on one stream */
 } hisa_tile_t;
 
@@ -198,9 +198,11 @@ typedef struct hisa_backend_ops {
     /* Checks what can be checked without waiting for a stream: sequence in range, 0 <= ks <= ke <= length. Messages
      * name the row. A backend that cannot look clamps windows into [0, length] later on. */
     hisa_status_t (*check_rows)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_queries_t *queries);
-    /* Fills in row[] of the tile rows in the segments (host, n_segments) from the caller's arrays or their defaults. */
+    /* Fills in row[] of the tile rows in the segments (host, n_segments) from the caller's arrays or their defaults.
+     * Once for each tile, even if it has no rows here: a backend may clear counters in the tile's `prepared`. */
     hisa_status_t (*make_rows)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_queries_t *queries,
-                               const hisa_segment_t *segments, int32_t n_segments, hisa_row_t *row, void *stream);
+                               const hisa_segment_t *segments, int32_t n_segments, hisa_row_t *row, void *prepared,
+                               void *stream);
     hisa_status_t (*prepare_queries)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                      void *stream);
 

@@ -178,9 +178,9 @@ hisa_status_t hisa_run_copy(hisa_run_t *run, void *stream) {
                                 (const uint8_t *)run->queries->weights + own->query_begin * weight_bytes(run),
                                 own->rows * weight_bytes(run), stream);
     }
-    return status == HISA_OK
-               ? run->ops->make_rows(device, shard, run->queries, own, 1, hisa_run_at(run, run->plan.row), stream)
-               : status;
+    return status == HISA_OK ? run->ops->make_rows(device, shard, run->queries, own, 1, hisa_run_at(run, run->plan.row),
+                                                   run->lane->tile.prepared, stream)
+                             : status;
 }
 
 hisa_status_t hisa_run_gather(hisa_run_t *run, void *stream) {
@@ -208,7 +208,7 @@ hisa_status_t hisa_run_load(hisa_run_t *run, void *stream) {
     hisa_status_t status = HISA_OK;
     if (run->options->queries_on != HISA_QUERIES_SHARDED) {
         status = run->ops->make_rows(run->index->device, shard, run->queries, run->lane->segments, shard->ranks,
-                                     hisa_run_at(run, run->plan.row), stream);
+                                     hisa_run_at(run, run->plan.row), run->lane->tile.prepared, stream);
     }
     if (status == HISA_OK) {
         status = run->ops->prepare_queries(run->index->device, shard, &run->lane->tile, stream);

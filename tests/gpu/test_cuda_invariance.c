@@ -5,6 +5,7 @@
 #include "gpu/gpu_support.h"
 #include "gpu/thread_comm.h"
 #include "support/narrow.h"
+#include "support/rng.h"
 #include "support/stage.h"
 
 enum { TOKENS = 40003, ROWS = 130, MODES = 3, RANKS = 5, BLOCK = 128, HEADS = 64 };
@@ -435,6 +436,39 @@ START_TEST(few_rows_over_and_over) {
 }
 END_TEST
 
+/* Rows that see much, little or nothing, in no order, as requests of a batch do: thread blocks take work as they come,
+ * more and more finely cut towards the end, and none must be left out. Batches of eight rows: fewer than there are
+ * multiprocessors, and more; five tiles of blocks, the last of them not full. */
+START_TEST(uneven_rows) {
+    enum { MANY_TOKENS = 75000, MANY_ROWS = 2101 };
+    static const int64_t calls[] = {MANY_ROWS, 1056, 500, 93};
+    hisa_select_options_t options = gpu_options((hisa_mode_t)_i);
+    if (!gpu_try_scorer(HISA_CUDA_SCORER_WGMMA, 128, HEADS, BLOCK)) {
+        return;
+    }
+    rng_t rng = {20261127};
+    trace_t trace = gpu_drift(MANY_TOKENS, MANY_ROWS, HEADS, 7);
+    for (int64_t r = 0; r < MANY_ROWS; ++r) {
+        trace.ends[r] = (int32_t)rng_range(&rng, 0, MANY_TOKENS);
+        trace.begins[r] = rng_range(&rng, 0, 3) == 0 ? (int32_t)rng_range(&rng, 0, trace.ends[r]) : 0;
+    }
+    hisa_index_t *index = gpu_index(&trace, HISA_BACKEND_CUDA, BLOCK, 0);
+    results_t few = results_make(MANY_ROWS, &options);
+    options.tile_rows = 8;
+    gpu_select(index, &trace, &options, 0, 1, &few);
+    options.tile_rows = 0;
+    for (size_t c = 0; c < sizeof calls / sizeof calls[0]; ++c) {
+        results_t many = results_make(calls[c], &options);
+        gpu_select(index, &trace, &options, MANY_ROWS - calls[c], 3, &many);
+        results_same(&few, MANY_ROWS - calls[c], &many, gpu_mode_name(options.mode));
+        results_free(&many);
+    }
+    results_free(&few);
+    hisa_index_destroy(index);
+    trace_free(&trace);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("cuda_invariance");
     TCase *tests = tcase_create("invariance");
@@ -445,6 +479,7 @@ int main(void) {
     tcase_add_loop_test(tests, ranks, 0, HISA_CUDA_SCORERS * MODES);
     tcase_add_loop_test(tests, replays, 0, HISA_CUDA_SCORERS * MODES);
     tcase_add_test(tests, few_rows_over_and_over);
+    tcase_add_loop_test(tests, uneven_rows, 0, MODES);
     tcase_add_test(tests, arithmetic_is_agreed);
     tcase_add_test(tests, best_by_default);
     suite_add_tcase(suite, tests);

@@ -64,7 +64,8 @@ hisa_status_t hisa_cpu_pool_blocks(hisa_device_t *device, const hisa_shard_t *sh
 
 hisa_status_t hisa_cpu_check_rows(hisa_device_t *device, const hisa_shard_t *shard, const hisa_queries_t *queries);
 hisa_status_t hisa_cpu_make_rows(hisa_device_t *device, const hisa_shard_t *shard, const hisa_queries_t *queries,
-                                 const hisa_segment_t *segments, int32_t n_segments, hisa_row_t *row, void *stream);
+                                 const hisa_segment_t *segments, int32_t n_segments, hisa_row_t *row, void *prepared,
+                                 void *stream);
 int64_t hisa_cpu_queries_bytes(const hisa_device_t *device, int64_t rows);
 hisa_status_t hisa_cpu_prepare_queries(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                        void *stream);

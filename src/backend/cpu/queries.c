@@ -41,8 +41,10 @@ hisa_status_t hisa_cpu_check_rows(hisa_device_t *device, const hisa_shard_t *sha
 }
 
 hisa_status_t hisa_cpu_make_rows(hisa_device_t *device, const hisa_shard_t *shard, const hisa_queries_t *queries,
-                                 const hisa_segment_t *segments, int32_t n_segments, hisa_row_t *row, void *stream) {
+                                 const hisa_segment_t *segments, int32_t n_segments, hisa_row_t *row, void *prepared,
+                                 void *stream) {
     (void)device;
+    (void)prepared;
     (void)stream;
     for (int32_t i = 0; i < n_segments; ++i) {
         for (int64_t r = 0; r < segments[i].rows; ++r) {

@@ -95,7 +95,8 @@ hisa_status_t hisa_cuda_pool_blocks(hisa_device_t *device, const hisa_shard_t *s
                                     void *stream);
 hisa_status_t hisa_cuda_check_rows(hisa_device_t *device, const hisa_shard_t *shard, const hisa_queries_t *queries);
 hisa_status_t hisa_cuda_make_rows(hisa_device_t *device, const hisa_shard_t *shard, const hisa_queries_t *queries,
-                                  const hisa_segment_t *segments, int32_t n_segments, hisa_row_t *row, void *stream);
+                                  const hisa_segment_t *segments, int32_t n_segments, hisa_row_t *row, void *prepared,
+                                  void *stream);
 hisa_status_t hisa_cuda_prepare_queries(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                         void *stream);
 

@@ -198,7 +198,7 @@ static hisa_status_t cuda_marked(hisa_device_t *device, int32_t from, int32_t to
 static int64_t cuda_queries_bytes(const hisa_device_t *device, int64_t rows) {
     (void)device;
     (void)rows;
-    return 0;
+    return HISA_CUDA_PREPARED;
 }
 
 static int64_t cuda_scratch_bytes(const hisa_device_t *device, int64_t rows, int32_t width, int32_t top_k,

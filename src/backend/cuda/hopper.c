@@ -56,26 +56,26 @@ int64_t hisa_cuda_hopper_scratch(const hisa_cuda_t *cuda, int64_t rows, int32_t 
     return lay_pairs(rows, width, cuda->num_sequences * blocks, NULL, NULL);
 }
 
-/* Tokens of a chunk, in tiles of the scoring kernel: 34 and 50 of them by 512 batches of 8 rows come to 131.9 and 193.9
- * for each of 132 multiprocessors. A row's list has room for two short chunks on top of its best. While thresholds are
- * young every list is cut down after every chunk, since a young one lets through most of the next; then a list is cut
- * when it has no room for another long chunk, which of random scores is about each time that the tokens have doubled.
- * So cuts are short (usual lists end in registers, flat_compact.cu) and launches few: 0.4 ms less of 4096 rows and
- * 131072 tokens than even chunks of 34 tiles and lists cut when full. */
+/* Tokens of a chunk, in tiles of the scoring kernel. A row's list has room for two short chunks on top of its best.
+ * While thresholds are young every list is cut down after every chunk, since a young one lets through most of the next;
+ * then a list is cut when it has no room for another long chunk, which of random scores is about each time that the
+ * tokens have doubled. So cuts are short (usual lists end in registers, flat_compact.cu) and launches few: 0.4 ms less
+ * of 4096 rows and 131072 tokens than even chunks of 34 tiles and lists cut when full. */
 enum { TILE = 128, CHUNK = 34 * TILE, LONG_CHUNK = 50 * TILE, YOUNG = 2 * CHUNK };
 
 static int64_t flat_capacity(int32_t list_width) { return list_width + INT64_C(2) * CHUNK; }
 
+/* The tickets of this chunk's kernel and of the next one's come first, a word together. */
 static int64_t lay_lists(int64_t rows, int32_t list_width, void *scratch, hisa_flat_lists_t *lists) {
     const int64_t capacity = flat_capacity(list_width);
     uint64_t *words = scratch;
     if (words != NULL) {
-        *lists = (hisa_flat_lists_t){.list = words + rows + hisa_ceil_div(rows, 2),
-                                     .count = (uint32_t *)(void *)(words + rows),
-                                     .least = words,
+        *lists = (hisa_flat_lists_t){.list = words + 1 + rows + hisa_ceil_div(rows, 2),
+                                     .count = (uint32_t *)(void *)(words + 1 + rows),
+                                     .least = words + 1,
                                      .capacity = capacity};
     }
-    return (rows * capacity + rows + hisa_ceil_div(rows, 2)) * (int64_t)sizeof *words;
+    return (1 + rows + hisa_ceil_div(rows, 2) + rows * capacity) * (int64_t)sizeof *words;
 }
 
 int64_t hisa_cuda_hopper_flat_scratch(int64_t rows, int32_t list_width) {
@@ -85,12 +85,16 @@ int64_t hisa_cuda_hopper_flat_scratch(int64_t rows, int32_t list_width) {
 static cudaError_t scan_chunks(const maps_t *maps, const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t top_k,
                                const hisa_flat_lists_t *lists, void *stream) {
     const int64_t tokens = shard->local_blocks * shard->block_size;
-    const size_t bytes = (size_t)tile->rows * (sizeof *lists->least + sizeof *lists->count);
-    int error = (int)cudaMemsetAsync(lists->least, 0, bytes, (cudaStream_t)stream);
+    const size_t bytes = sizeof(uint64_t) + (size_t)tile->rows * (sizeof *lists->least + sizeof *lists->count);
+    uint32_t *tickets = tile->scratch;
+    int error = (int)cudaMemsetAsync(tickets, 0, bytes, (cudaStream_t)stream);
+    uint32_t *ticket = tickets;
     for (int64_t begin = 0; begin < tokens && error == cudaSuccess;) {
         const int64_t most = begin < YOUNG ? CHUNK : LONG_CHUNK;
         const int64_t chunk = hisa_min(most, hisa_ceil_div(tokens - begin, TILE) * TILE);
-        error = hisa_cuda_launch_hopper_flat(&maps->all, shard, tile, begin, chunk, lists, stream);
+        uint32_t *next_ticket = ticket == tickets ? tickets + 1 : tickets;
+        error = hisa_cuda_launch_hopper_flat(&maps->all, shard, tile, begin, chunk, ticket, next_ticket, lists, stream);
+        ticket = next_ticket;
         begin += chunk;
         const bool all = begin <= YOUNG || begin >= tokens;
         if (error == cudaSuccess) {

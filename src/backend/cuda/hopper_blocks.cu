@@ -10,7 +10,8 @@ struct block_source_t {
     const hisa_row_t *rows;
     const float *weights;
     int64_t tile_rows;
-    uint32_t *key; /* [tile_rows][local_blocks] */
+    uint32_t *key;    /* [tile_rows][local_blocks] */
+    uint32_t *ticket; /* of many rows: 0 before the kernel */
 };
 
 /* Rows that tiles_in_sight() looks at. */
@@ -80,7 +81,7 @@ static __device__ __forceinline__ void store_tile(const rows_t<HEADS> &shared, u
 /* The lane's row of a batch that begins at `begin`, against tiles [tile_begin, tile_end). */
 template <int HEADS>
 static __device__ __forceinline__ hisa_rows_lane_t<row_target_t> look(const block_source_t &from, int64_t begin,
-                                                                      int64_t tile_begin, int64_t tile_end) {
+                                                                      int32_t tile_begin, int32_t tile_end) {
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int64_t r = begin + lane;
     hisa_rows_lane_t<row_target_t> own = {};
@@ -92,8 +93,8 @@ static __device__ __forceinline__ hisa_rows_lane_t<row_target_t> look(const bloc
         int64_t low;
         int64_t high;
         hisa_local_blocks_in_sight(from.shard, row, &low, &high);
-        own.low = static_cast<int32_t>(hisa_max(low, tile_begin * HISA_ROWS_TILE));
-        own.high = static_cast<int32_t>(hisa_min(high, tile_end * HISA_ROWS_TILE));
+        own.low = static_cast<int32_t>(hisa_max(low, int64_t(tile_begin) * HISA_ROWS_TILE));
+        own.high = static_cast<int32_t>(hisa_min(high, int64_t(tile_end) * HISA_ROWS_TILE));
         own.target.key = from.key + r * from.shard.local_blocks;
     }
     return own;
@@ -113,8 +114,8 @@ static __global__ void __launch_bounds__(HISA_ROWS_THREADS, 1)
             /* Who has a batch's last tile takes what lies behind it too, since some rows may see more than was guessed.
              */
             hisa_feed_part(
-                shared, source, from.tile_rows, tiles,
-                [&](int64_t begin, int64_t tile_begin, int64_t tile_end) {
+                shared, source, from.tile_rows, tiles, from.ticket,
+                [&](int64_t begin, int32_t tile_begin, int32_t tile_end) {
                     return look<HEADS>(from, begin, tile_begin,
                                        tile_end < tiles ? tile_end : INT32_MAX / HISA_ROWS_TILE);
                 },
@@ -218,6 +219,7 @@ static cudaError_t launch(const hisa_hopper_maps_t *maps, const block_source_t &
 
 extern "C" int hisa_cuda_launch_hopper_blocks(const hisa_hopper_maps_t *maps, const hisa_shard_t *shard,
                                               const hisa_tile_t *tile, uint32_t *key, void *stream) {
-    const block_source_t from = {*shard, tile->row, tile->weights, tile->rows, key};
+    const block_source_t from = {*shard,     tile->row, tile->weights,
+                                 tile->rows, key,       static_cast<uint32_t *>(tile->prepared)};
     return shard->num_heads == 64 ? launch<64>(maps, from, stream) : launch<32>(maps, from, stream);
 }

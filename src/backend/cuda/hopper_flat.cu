@@ -11,8 +11,10 @@ struct flat_source_t {
     const hisa_row_t *rows;
     const float *weights;
     int64_t tile_rows;
-    int64_t begin; /* of the chunk, in local tokens: a multiple of TILE */
-    int64_t tiles; /* of the chunk */
+    int64_t begin;         /* of the chunk, in local tokens: a multiple of TILE */
+    int32_t tiles;         /* of the chunk */
+    uint32_t *ticket;      /* 0 before the kernel */
+    uint32_t *next_ticket; /* 0 after it */
     hisa_flat_lists_t lists;
 };
 
@@ -110,7 +112,7 @@ static __device__ __forceinline__ void take(const hisa_shard_t &shard, const sha
 /* The lane's row of a batch that begins at `begin`, against tiles [tile_begin, tile_end) of the chunk. */
 template <int HEADS>
 static __device__ __forceinline__ hisa_rows_lane_t<target_t> look(const flat_source_t &from, int64_t begin,
-                                                                  int64_t tile_begin, int64_t tile_end) {
+                                                                  int32_t tile_begin, int32_t tile_end) {
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int64_t r = begin + lane;
     hisa_rows_lane_t<target_t> own = {};
@@ -122,8 +124,8 @@ static __device__ __forceinline__ hisa_rows_lane_t<target_t> look(const flat_sou
         int64_t low;
         int64_t high;
         hisa_local_tokens_in_sight(from.shard, row, &low, &high);
-        own.low = static_cast<int32_t>(hisa_max(low, from.begin + tile_begin * TILE));
-        own.high = static_cast<int32_t>(hisa_min(high, from.begin + tile_end * TILE));
+        own.low = static_cast<int32_t>(hisa_max(low, from.begin + int64_t(tile_begin) * TILE));
+        own.high = static_cast<int32_t>(hisa_min(high, from.begin + int64_t(tile_end) * TILE));
         const uint64_t rank = from.lists.least[r];
         /* Equal keys of later positions lose, and this chunk's positions are later than the list's. */
         const uint32_t least = rank == HISA_RANK_NONE ? 0 : hisa_rank_key(rank) + 1;
@@ -153,9 +155,12 @@ static __global__ void __launch_bounds__(HISA_ROWS_THREADS, 1)
         [&]() {
             const hisa_rows_source_t source = {&q_map, from.weights, &key_map, from.shard.store.scales,
                                                from.shard.slots * int64_t(from.shard.block_size)};
+            if (blockIdx.x == 0 && threadIdx.x % 32 == 0) {
+                *from.next_ticket = 0;
+            }
             hisa_feed_part(
-                shared, source, from.tile_rows, from.tiles,
-                [&](int64_t begin, int64_t tile_begin, int64_t tile_end) {
+                shared, source, from.tile_rows, from.tiles, from.ticket,
+                [&](int64_t begin, int32_t tile_begin, int32_t tile_end) {
                     return look<HEADS>(from, begin, tile_begin, tile_end);
                 },
                 [&](int32_t sequence) { return from.shard.bases[sequence] * int64_t(from.shard.block_size); });
@@ -172,8 +177,10 @@ static cudaError_t launch(const hisa_hopper_maps_t *maps, const flat_source_t &f
 }
 
 extern "C" int hisa_cuda_launch_hopper_flat(const hisa_hopper_maps_t *maps, const hisa_shard_t *shard,
-                                            const hisa_tile_t *tile, int64_t begin, int64_t chunk,
-                                            const hisa_flat_lists_t *lists, void *stream) {
-    const flat_source_t from = {*shard, tile->row, tile->weights, tile->rows, begin, chunk / TILE, *lists};
+                                            const hisa_tile_t *tile, int64_t begin, int64_t chunk, uint32_t *ticket,
+                                            uint32_t *next_ticket, const hisa_flat_lists_t *lists, void *stream) {
+    const flat_source_t from = {*shard,     tile->row,   tile->weights,
+                                tile->rows, begin,       static_cast<int32_t>(chunk / TILE),
+                                ticket,     next_ticket, *lists};
     return shard->num_heads == 64 ? launch<64>(maps, from, stream) : launch<32>(maps, from, stream);
 }

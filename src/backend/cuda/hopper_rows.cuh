@@ -350,32 +350,62 @@ __device__ __forceinline__ void hisa_feed_rows_end(hisa_rows_t<HEADS, Target> &s
     }
 }
 
-/* The feeding warp's part of the kernel: batches of `rows` rows by `tiles` tiles are dealt out to thread blocks in
- * runs, so that rows stay. look(row, tile_begin, tile_end): the lane of the batch that begins with that row. It takes a
+/* Work is a batch of rows by a range of tiles. Thread blocks take it as they come: rows that see little are soon done,
+ * and which ones these are nobody knows beforehand. Pieces are large at first, since rows that stay need not be loaded
+ * again, and get smaller towards the end: batches are cut in two, the last half as many as there are thread blocks in
+ * four, the last quarter in eight, and so on. (Not whole at first, as then no two thread blocks begin with the same
+ * rows, and all of these come from HBM.) */
+struct hisa_rows_item_t {
+    int64_t batch; /* -1: no such item */
+    int32_t tile_begin;
+    int32_t tile_end;
+};
+
+__device__ __forceinline__ hisa_rows_item_t hisa_rows_item(int64_t batches, int32_t tiles, int64_t item) {
+    int64_t left = batches;
+    for (int32_t pieces = min(2, tiles); left > 0; pieces = min(2 * pieces, tiles)) {
+        const int64_t behind = pieces == tiles ? 0 : gridDim.x / pieces;
+        const int64_t here = hisa_max(0, left - behind);
+        if (item < here * pieces) {
+            const int32_t batch = static_cast<int32_t>(item) / pieces;
+            const int32_t piece = static_cast<int32_t>(item) - batch * pieces;
+            return {batches - left + batch, tiles * piece / pieces, tiles * (piece + 1) / pieces};
+        }
+        item -= here * pieces;
+        left -= here;
+    }
+    return {-1, 0, 0};
+}
+
+/* The feeding warp's part of the kernel: `rows` rows by `tiles` tiles, one item after the other. ticket: device, 0
+ * before the kernel. look(row, tile_begin, tile_end): the lane of the batch that begins with that row. It takes a
  * microsecond or two, and is called while the batch before is still to be scored. */
 template <int HEADS, typename Target, typename Look, typename Base>
 __device__ __forceinline__ void hisa_feed_part(hisa_rows_t<HEADS, Target> &shared, const hisa_rows_source_t &from,
-                                               int64_t rows, int64_t tiles, const Look &look, const Base &base) {
-    const int64_t units = hisa_ceil_div(rows, shared.rows) * tiles;
-    const int64_t begin = units * blockIdx.x / gridDim.x;
-    int64_t left = units * (blockIdx.x + 1) / gridDim.x - begin;
-    int64_t row = begin / tiles * shared.rows;
-    int64_t tile = begin % tiles;
+                                               int64_t rows, int32_t tiles, uint32_t *ticket, const Look &look,
+                                               const Base &base) {
+    const int64_t batches = hisa_ceil_div(rows, shared.rows);
+    const bool draws = threadIdx.x % 32 == 0;
+    uint32_t drawn = 0; /* by lane 0, while the item before is looked at and fed */
+    bool begun = false;
+    bool more = true;
     const auto next = [&]() {
         hisa_rows_lane_t<Target> lane = {};
-        if (left > 0) {
-            const int64_t tile_end = hisa_min(tiles, tile + left);
-            lane = look(row, tile, tile_end);
-            left -= tile_end - tile;
-            row += shared.rows;
-            tile = 0;
+        const int64_t at = begun ? int64_t(gridDim.x) + __shfl_sync(0xFFFFFFFFu, drawn, 0) : blockIdx.x;
+        const hisa_rows_item_t item = hisa_rows_item(batches, tiles, at);
+        begun = true;
+        more = item.batch >= 0;
+        if (more) {
+            if (draws) {
+                drawn = atomicAdd(ticket, 1u);
+            }
+            lane = look(item.batch * shared.rows, item.tile_begin, item.tile_end);
         }
         return lane;
     };
     hisa_rows_feeder_t feeder = hisa_rows_feeder_make();
     hisa_rows_lane_t<Target> own = next();
-    for (bool more = true; more;) {
-        more = left > 0;
+    while (more) {
         hisa_feed_batch_of_rows(shared, feeder, from, own, base, next);
     }
     hisa_feed_rows_end(shared, feeder);

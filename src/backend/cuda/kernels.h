@@ -18,6 +18,9 @@ typedef enum hisa_cuda_scorer {
     HISA_CUDA_SCORERS
 } hisa_cuda_scorer_t;
 
+/* Bytes of a tile's `prepared`: a ticket for hisa_cuda_launch_hopper_blocks, 0 when the tile's rows have been made. */
+#define HISA_CUDA_PREPARED 4
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -26,8 +29,9 @@ int hisa_cuda_launch_set_length(int32_t *length, int32_t value, void *stream);
 int hisa_cuda_launch_write_tokens(const hisa_shard_t *shard, const hisa_span_t *span, const uint8_t *keys,
                                   const float *scales, bool local, void *stream);
 int hisa_cuda_launch_pool_blocks(const hisa_shard_t *shard, const hisa_span_t *span, void *stream);
+/* Clears `prepared`, HISA_CUDA_PREPARED bytes of it. */
 int hisa_cuda_launch_make_rows(const hisa_shard_t *shard, const hisa_queries_t *queries, const hisa_segment_t *segments,
-                               int32_t n_segments, hisa_row_t *row, void *stream);
+                               int32_t n_segments, hisa_row_t *row, void *prepared, void *stream);
 
 /* key: uint32 [rows][shard->local_blocks] of scratch. */
 int hisa_cuda_launch_score_blocks(const hisa_shard_t *shard, const hisa_tile_t *tile, hisa_cuda_scorer_t scorer,
@@ -94,9 +98,10 @@ typedef struct hisa_flat_lists {
     int64_t capacity;
 } hisa_flat_lists_t;
 
-/* Local tokens [begin, begin + chunk): multiples of 128. */
+/* Local tokens [begin, begin + chunk): multiples of 128. ticket: device, 0 before; next_ticket: 0 after. */
 int hisa_cuda_launch_hopper_flat(const hisa_hopper_maps_t *maps, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                 int64_t begin, int64_t chunk, const hisa_flat_lists_t *lists, void *stream);
+                                 int64_t begin, int64_t chunk, uint32_t *ticket, uint32_t *next_ticket,
+                                 const hisa_flat_lists_t *lists, void *stream);
 
 /* Of each row that has more than `idle` entries the best top_k stay, at the front in any order, and least is set. */
 int hisa_cuda_launch_flat_compact(int64_t rows, int32_t top_k, int64_t idle, const hisa_flat_lists_t *lists,

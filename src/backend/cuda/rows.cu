@@ -10,8 +10,11 @@ __device__ static int32_t clamp(int32_t value, int32_t low, int32_t high) {
  * one makes any later kernel read or write where it must not. */
 static __global__ void make_rows(hisa_shard_t shard, const int32_t *sequence, const int32_t *window_begin,
                                  const int32_t *window_end, const __grid_constant__ hisa_segments_t group,
-                                 hisa_row_t *row) {
+                                 hisa_row_t *row, uint32_t *ticket) {
     hisa_grid_release();
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        *ticket = 0;
+    }
     for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < group.rows;
          i += gridDim.x * int64_t(blockDim.x)) {
         int64_t r = i;
@@ -29,12 +32,15 @@ static __global__ void make_rows(hisa_shard_t shard, const int32_t *sequence, co
 
 extern "C" int hisa_cuda_launch_make_rows(const hisa_shard_t *shard, const hisa_queries_t *queries,
                                           const hisa_segment_t *segments, int32_t n_segments, hisa_row_t *row,
-                                          void *stream) {
+                                          void *prepared, void *stream) {
+    static_assert(HISA_CUDA_PREPARED == sizeof(uint32_t), "the ticket");
     cudaError_t error = cudaSuccess;
     for (int32_t next = 0; next < n_segments && error == cudaSuccess;) {
         const hisa_segments_t group = hisa_segments_of(segments, n_segments, false, &next);
-        error = hisa_launch(make_rows, hisa_element_grid(group.rows, 128), 128, stream, *shard, queries->sequence,
-                            queries->window_begin, queries->window_end, group, row);
+        /* A thread block at the least: a rank with no rows of its own clears the ticket for those of others. */
+        error = hisa_launch(make_rows, hisa_element_grid(hisa_max(1, group.rows), 128), 128, stream, *shard,
+                            queries->sequence, queries->window_begin, queries->window_end, group, row,
+                            static_cast<uint32_t *>(prepared));
     }
     return error;
 }

@@ -52,10 +52,11 @@ hisa_status_t hisa_cuda_check_rows(hisa_device_t *device, const hisa_shard_t *sh
 }
 
 hisa_status_t hisa_cuda_make_rows(hisa_device_t *device, const hisa_shard_t *shard, const hisa_queries_t *queries,
-                                  const hisa_segment_t *segments, int32_t n_segments, hisa_row_t *row, void *stream) {
+                                  const hisa_segment_t *segments, int32_t n_segments, hisa_row_t *row, void *prepared,
+                                  void *stream) {
     hisa_status_t status;
     HISA_CUDA_RUN(status, device, "making rows",
-                  hisa_cuda_launch_make_rows(shard, queries, segments, n_segments, row, stream));
+                  hisa_cuda_launch_make_rows(shard, queries, segments, n_segments, row, prepared, stream));
     return status;
 }
 
