@@ -15,6 +15,7 @@
 #define HISA_CUDA_HOPPER_ROWS_CUH
 
 #include "backend/cuda/hopper.cuh"
+#include "backend/cuda/rows_item.h"
 
 /* What becomes of the scores is decided by HISA_ROWS_DRAINS warps more, so that those which score never wait for an
  * atomic; two are too few (0.4 ms of a call of 4096 rows and 131072 keys). They and the feeding warp are a warpgroup,
@@ -350,33 +351,6 @@ __device__ __forceinline__ void hisa_feed_rows_end(hisa_rows_t<HEADS, Target> &s
     }
 }
 
-/* Work is a batch of rows by a range of tiles. Thread blocks take it as they come: rows that see little are soon done,
- * and which ones these are nobody knows beforehand. Pieces are large at first, since rows that stay need not be loaded
- * again, and get smaller towards the end: batches are cut in two, the last half as many as there are thread blocks in
- * four, the last quarter in eight, and so on. (Not whole at first, as then no two thread blocks begin with the same
- * rows, and all of these come from HBM.) */
-struct hisa_rows_item_t {
-    int64_t batch; /* -1: no such item */
-    int32_t tile_begin;
-    int32_t tile_end;
-};
-
-__device__ __forceinline__ hisa_rows_item_t hisa_rows_item(int64_t batches, int32_t tiles, int64_t item) {
-    int64_t left = batches;
-    for (int32_t pieces = min(2, tiles); left > 0; pieces = min(2 * pieces, tiles)) {
-        const int64_t behind = pieces == tiles ? 0 : gridDim.x / pieces;
-        const int64_t here = hisa_max(0, left - behind);
-        if (item < here * pieces) {
-            const int32_t batch = static_cast<int32_t>(item) / pieces;
-            const int32_t piece = static_cast<int32_t>(item) - batch * pieces;
-            return {batches - left + batch, tiles * piece / pieces, tiles * (piece + 1) / pieces};
-        }
-        item -= here * pieces;
-        left -= here;
-    }
-    return {-1, 0, 0};
-}
-
 /* The feeding warp's part of the kernel: `rows` rows by `tiles` tiles, one item after the other. ticket: device, 0
  * before the kernel. look(row, tile_begin, tile_end): the lane of the batch that begins with that row. It takes a
  * microsecond or two, and is called while the batch before is still to be scored. */
@@ -392,7 +366,7 @@ __device__ __forceinline__ void hisa_feed_part(hisa_rows_t<HEADS, Target> &share
     const auto next = [&]() {
         hisa_rows_lane_t<Target> lane = {};
         const int64_t at = begun ? int64_t(gridDim.x) + __shfl_sync(0xFFFFFFFFu, drawn, 0) : blockIdx.x;
-        const hisa_rows_item_t item = hisa_rows_item(batches, tiles, at);
+        const hisa_rows_item_t item = hisa_rows_item(batches, tiles, gridDim.x, at);
         begun = true;
         more = item.batch >= 0;
         if (more) {
