@@ -208,6 +208,15 @@ class Page:
                    f"{us(x['seconds_least_waiting']['median'])} | {us(x['predicted_seconds'])} | {100 * differs(d):+.0f} % |")
         yield ""
 
+    def commits(self):
+        """What was measured, each with its modes if it is not one for all lines."""
+        modes = {}
+        for d in self.cases.values():
+            modes.setdefault(d.get("commit", "unknown"), set()).add(d["mode"])
+        if len(modes) == 1:
+            return f"commit {next(iter(modes))}"
+        return ", ".join(f"commit {commit} (mode {' and '.join(sorted(of))})" for commit, of in modes.items())
+
     def head(self):
         first = self.first
         dates = sorted(d["date"] for d in self.cases.values() if "date" in d)
@@ -216,7 +225,7 @@ class Page:
         yield ""
         yield "Written by `launch/gpu-scaling.sh`; not edited by hand. The JSON lines beside it are what it was made from."
         yield ""
-        yield f"- commit {first.get('commit', 'unknown')}" + (f", {dates[0]} to {dates[-1]}" if dates else "")
+        yield f"- {self.commits()}" + (f", {dates[0]} to {dates[-1]}" if dates else "")
         if device:
             yield (f"- up to {self.ranks[-1]} x {device['name']} of one host, a rank each, over NCCL; driver {device['driver'] or 'unknown'}, "
                    f"runtime {device['cuda_runtime'] // 1000}.{device['cuda_runtime'] % 1000 // 10}; NVLink multicast off")
