@@ -176,8 +176,10 @@ typedef struct hisa_backend_ops {
     double candidate_rate; /* candidates a second through the final selection, many rows at a time */
     double host_wait;      /* seconds that an exchange waits for the host to learn sizes; 0 where the host computes */
     /* Seconds that one tile more adds to a call whose exchanges run under scoring: launches, and keys and blocks that
-     * fewer rows share. For the rows of a tile, likewise one on all ranks. 0 without exchange_stream. */
+     * fewer rows share. For the rows of a tile, likewise one on all ranks. 0 without exchange_stream. tile_share: what
+     * it adds besides in mode flat, as a share of scoring all rows once. */
     double tile_cost;
+    double tile_share;
     /* Bytes for tiles of up to `rows` rows with lists of `width` blocks and `top_k` results, and `blocks` local blocks
      * of a sequence at the most. flat: for flat_scan and flat_merge. */
     int64_t (*queries_bytes)(const hisa_device_t *device, int64_t rows);

@@ -20,7 +20,8 @@ void hisa_policy_of(const hisa_index_t *index, hisa_policy_t *policy) {
                               .flop_rate = ops->flop_rate,
                               .candidate_rate = ops->candidate_rate,
                               .host_wait = ops->host_wait,
-                              .tile_cost = ops->tile_cost};
+                              .tile_cost = ops->tile_cost,
+                              .tile_share = ops->tile_share};
 }
 
 /* Blocks of a row's kept list. */
@@ -41,13 +42,17 @@ static double oneshot_row_bytes(const hisa_policy_t *policy, const hisa_select_o
     return peers * (blocks < local ? blocks : local) * (8 + (options->mode == HISA_MODE_HISA ? 4 * size : 0));
 }
 
-/* The same by owner merge: what a rank receives as an owner, averaged over rows, and what comes back. */
+/* The same by owner merge: what a rank receives as an owner, averaged over rows, and what comes back. In mode flat each
+ * rank has its best entries to send: where blocks are dealt evenly the bound drops few, as the k-th of one rank's
+ * tokens is about the k-th of every other's too. */
 static double owner_row_bytes(const hisa_policy_t *policy, const hisa_select_options_t *options) {
     const double ranks = policy->ranks;
     const double size = policy->block_size;
     const double peers = ranks - 1;
     if (options->mode == HISA_MODE_FLAT) {
-        return options->top_k * (8 + 4 * peers) / ranks + 12 * peers;
+        const double local = (double)policy->local_blocks * size;
+        const double entries = local < options->top_k ? local : options->top_k;
+        return peers * (8 * entries + 4 * (double)options->top_k) / ranks + 12 * peers;
     }
     const double blocks = kept_blocks(policy, options);
     const double lists = peers * blocks * 8 / ranks + peers * blocks * 4 / ranks;
@@ -128,12 +133,22 @@ int64_t hisa_policy_switch(const hisa_policy_t *policy, const hisa_select_option
     return enough;
 }
 
-/* A tile more costs tile_cost and four collectives more. n tiles cost n times that and leave 1/n of the bytes' time in
- * the open, so n^2 = time of the bytes / cost of a tile, and a tile's rows are the root of rows * (rows whose bytes
- * take what a tile costs). */
+/* What one tile more adds to a call, its collectives included. */
+static double tile_seconds(const hisa_policy_t *policy, const hisa_select_options_t *options, double rows) {
+    const double seconds = policy->tile_cost + OWNER_CALLS * policy->comm.latency;
+    if (options->mode != HISA_MODE_FLAT) {
+        return seconds;
+    }
+    const double flops =
+        2.0 * policy->num_heads * policy->head_dim * (double)policy->local_blocks * (double)policy->block_size;
+    return seconds + policy->tile_share * rows * flops / policy->flop_rate;
+}
+
+/* n tiles cost n times what one does and leave 1/n of the bytes' time in the open, so n^2 = time of the bytes / cost of
+ * a tile, and a tile's rows are the root of rows * (rows whose bytes take what a tile costs). */
 int64_t hisa_policy_tile(const hisa_policy_t *policy, const hisa_select_options_t *options, int64_t rows) {
     const double seconds = owner_row_bytes(policy, options) / policy->comm.bandwidth;
-    const double cost = policy->tile_cost + OWNER_CALLS * policy->comm.latency;
+    const double cost = tile_seconds(policy, options, (double)rows);
     if ((double)rows * seconds <= cost) {
         return rows;
     }

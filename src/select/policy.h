@@ -15,6 +15,7 @@ typedef struct hisa_policy {
     double candidate_rate;
     double host_wait;
     double tile_cost;
+    double tile_share;
 } hisa_policy_t;
 
 void hisa_policy_of(const hisa_index_t *index, hisa_policy_t *policy);

@@ -15,7 +15,8 @@ static hisa_policy_t eight(void) {
                            .flop_rate = 850e12,
                            .candidate_rate = 3e11,
                            .host_wait = 20e-6,
-                           .tile_cost = 100e-6};
+                           .tile_cost = 100e-6,
+                           .tile_share = 0.04};
 }
 
 static hisa_select_options_t in_mode(int mode) {
@@ -91,6 +92,15 @@ START_TEST(test_by_hand) {
     options.mode = HISA_MODE_FLAT;
     ck_assert_double_eq_tol(hisa_policy_exchange_seconds(&policy, &options, HISA_EXCHANGE_LISTS, 1, 1), 1 + 256 / 8.0,
                             1e-9);
+    /* One peer's 32 entries and 32 positions, of every second row; bounds and counts. Of two peers two thirds, of which
+     * the entries are at most what is stored. */
+    ck_assert_double_eq_tol(hisa_policy_exchange_seconds(&policy, &options, HISA_EXCHANGE_OWNER, 1, 1),
+                            4 + (32 * 12 / 2.0 + 12) / 8.0, 1e-9);
+    hisa_policy_t three = policy;
+    three.ranks = 3;
+    three.local_blocks = 1;
+    ck_assert_double_eq_tol(hisa_policy_exchange_seconds(&three, &options, HISA_EXCHANGE_OWNER, 1, 1),
+                            4 + ((16 * 8 + 32 * 4) * 2 / 3.0 + 24) / 8.0, 1e-9);
     /* One peer's 32 pairs; 2 * 32 candidates. */
     ck_assert_double_eq_tol(hisa_policy_seconds(&policy, &options, HISA_EXCHANGE_ONESHOT, 1), 1 + 256 / 8.0 + 1, 1e-9);
 }
@@ -106,6 +116,23 @@ START_TEST(test_tile_by_hand) {
     ck_assert_int_lt(hisa_policy_tile(&policy, &options, 7703), 7703);
     policy.comm.bandwidth = 32e9;
     ck_assert_int_eq(hisa_policy_tile(&policy, &options, 4096), 1776);
+}
+END_TEST
+
+/* By hand, mode flat: 8 * 2048 + 4 * 2048 bytes of seven peers in eight, and 84: 21588 a row; a row's 131072 keys take
+ * 2.5264 us, of which a tile more costs 4%, 0.10106. At 320 GB/s the bytes take less, 0.06746: one tile, however many
+ * rows. At 160 they take 0.13493, and of 16384 rows one tile would leave 2.211 ms of bytes in the open for a tile's
+ * 1.780: 1.1145 of them. */
+START_TEST(test_flat_tile_by_hand) {
+    hisa_policy_t policy = eight();
+    const hisa_select_options_t options = in_mode(HISA_MODE_FLAT);
+    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 4096), 4096);
+    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 1 << 24), 1 << 24);
+    policy.comm.bandwidth = 160e9;
+    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 3000), 3000);
+    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 16384), 14700);
+    policy.tile_share = 0;
+    ck_assert_int_lt(hisa_policy_tile(&policy, &options, 3000), 3000);
 }
 END_TEST
 
@@ -142,6 +169,7 @@ int main(void) {
     tcase_add_loop_test(model, test_costs_move_it, HISA_MODE_HISA, HISA_MODE_BLOCK + 1);
     tcase_add_test(model, test_by_hand);
     tcase_add_test(model, test_tile_by_hand);
+    tcase_add_test(model, test_flat_tile_by_hand);
     tcase_add_loop_test(model, test_tile_grows, HISA_MODE_HISA, HISA_MODE_BLOCK + 1);
     tcase_add_test(model, test_one_rank);
     suite_add_tcase(suite, model);
