@@ -46,9 +46,12 @@ if "${sweep[@]}" --hisa "$PWD/half" --ranks 1 --quick --only decode >passes.out 
 fi
 passes grep -c 'decode flat 4 on 1, 8K: hisa: no luck' page/scaling-cpu.md
 passes grep -c '| 8K | 1 | 1 |' page/scaling-cpu.md
-# Measured again it takes its place.
-passes "${sweep[@]}" --hisa "$HISA" --ranks 1 --quick --only 'decode flat 4' --append
+# Measured again it takes its place, and the page says what each commit measured.
+passes "${sweep[@]}" --hisa "$HISA" --ranks 1 --quick --only 'decode flat 4' --append --commit 3c4d
 passes grep -c '| 8K | 4 | 1 |' page/scaling-cpu.md
+passes grep -c '^- commit .* (mode flat and hisa), commit 3c4d (mode flat)' page/scaling-cpu.md
+CHECKS=$((CHECKS + 1))
+! grep '^- commit .*(mode' before.md || fail "the page tells modes apart where there is one commit"
 CHECKS=$((CHECKS + 1))
 ! grep 'no luck' page/scaling-cpu.md || fail "the page names a failure that has been made good"
 
