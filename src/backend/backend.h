@@ -201,7 +201,8 @@ typedef struct hisa_backend_ops {
      * name the row. A backend that cannot look clamps windows into [0, length] later on. */
     hisa_status_t (*check_rows)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_queries_t *queries);
     /* Fills in row[] of the tile rows in the segments (host, n_segments) from the caller's arrays or their defaults.
-     * Once for each tile, even if it has no rows here: a backend may clear counters in the tile's `prepared`. */
+     * Once for each tile, even if it has no rows here: a backend may clear counters in the tile's `prepared`, which
+     * score_blocks or keep_blocks, once for each tile likewise, uses up. */
     hisa_status_t (*make_rows)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_queries_t *queries,
                                const hisa_segment_t *segments, int32_t n_segments, hisa_row_t *row, void *prepared,
                                void *stream);
