@@ -13,42 +13,48 @@ static const uint32_t some_thread_blocks[] = {1, 2, 3, 78, 132, 144};
 
 static bool is_none(hisa_rows_item_t item) { return item.batch < 0; }
 
-/* All items in order: each is inside, and no tile of a batch is met twice or left out. Its tiles: as many as an item
- * has, at the most, `most`; and never more than one more than any item before had. */
+/* What is wrong with an item, in plain conditions, as Check keeps account of each assertion that it sees. An item is
+ * inside, has at the most half of the tiles, no more than one more than any item before it (`least`), and is not much:
+ * twice a thread block's share of what is still to be done, `left`, or of a single batch. */
+static const char *fault_of(hisa_rows_item_t item, int64_t batches, int32_t tiles, uint32_t thread_blocks,
+                            int32_t least, int64_t left) {
+    const int32_t own = item.tile_end - item.tile_begin;
+    if (item.batch >= batches || item.tile_begin < 0 || item.tile_end > tiles || own < 1) {
+        return "is not inside";
+    }
+    if (own > (tiles + 1) / 2 || own > least + 1) {
+        return "is too large";
+    }
+    return own > 2 + 2 * hisa_max(left, tiles) / thread_blocks ? "is too large for so late" : NULL;
+}
+
+/* All items in order: no tile of a batch is met twice, or left out. */
 static void check_cut(int64_t batches, int32_t tiles, uint32_t thread_blocks) {
     unsigned char *met = calloc((size_t)(batches * tiles), 1);
     ck_assert_ptr_nonnull(met);
-    const int32_t most = (tiles + 1) / 2;
     int32_t least = tiles;
     int64_t number = 0;
     int64_t left = batches * tiles;
-    for (;; ++number) {
+    const char *fault = NULL;
+    for (; fault == NULL; ++number) {
         const hisa_rows_item_t item = hisa_rows_item(batches, tiles, thread_blocks, number);
         if (is_none(item)) {
             break;
         }
-        const int32_t own = item.tile_end - item.tile_begin;
-        ck_assert_int_lt(item.batch, batches);
-        ck_assert_int_ge(item.tile_begin, 0);
-        ck_assert_int_le(item.tile_end, tiles);
-        ck_assert_int_ge(own, 1);
-        ck_assert_int_le(own, most);
-        ck_assert_int_le(own, least + 1);
-        least = own < least ? own : least;
-        for (int32_t t = item.tile_begin; t < item.tile_end; ++t) {
-            ck_assert_int_eq(met[item.batch * tiles + t]++, 0);
-            --left;
+        fault = fault_of(item, batches, tiles, thread_blocks, least, left);
+        for (int32_t t = item.tile_begin; t < item.tile_end && fault == NULL; ++t) {
+            fault = met[item.batch * tiles + t]++ != 0 ? "meets a tile again" : NULL;
         }
-        /* Nobody is left with much: twice a thread block's share of what is still to be done, or of a single batch. */
-        ck_assert_int_le(own, 2 + 2 * hisa_max(left + own, tiles) / thread_blocks);
+        const int32_t own = item.tile_end - item.tile_begin;
+        least = own < least ? own : least;
+        left -= own;
     }
-    for (int64_t i = 0; i < batches * tiles; ++i) {
-        ck_assert_msg(met[i] == 1, "%lld batches, %d tiles, %u thread blocks: batch %lld does not meet tile %lld",
-                      (long long)batches, tiles, thread_blocks, (long long)(i / tiles), (long long)(i % tiles));
+    for (int64_t beyond = number; beyond < number + 3 * (int64_t)thread_blocks && fault == NULL; ++beyond) {
+        fault = is_none(hisa_rows_item(batches, tiles, thread_blocks, beyond)) ? NULL : "comes after none";
     }
-    for (int64_t beyond = number; beyond < number + 3 * (int64_t)thread_blocks; ++beyond) {
-        ck_assert(is_none(hisa_rows_item(batches, tiles, thread_blocks, beyond)));
-    }
+    ck_assert_msg(fault == NULL && left == 0,
+                  "%lld batches, %d tiles, %u thread blocks: item %lld %s, %lld tiles are not met", (long long)batches,
+                  tiles, thread_blocks, (long long)number - 1, fault != NULL ? fault : "is the last", (long long)left);
     free(met);
 }
 
@@ -70,11 +76,13 @@ START_TEST(test_longest) {
     ck_assert_int_eq(first.tile_end, tiles / 2);
     int64_t number = 0;
     hisa_rows_item_t last = first;
+    bool ascend = true;
     for (hisa_rows_item_t item = first; !is_none(item); item = hisa_rows_item(512, tiles, 132, ++number)) {
-        ck_assert_int_lt(item.tile_begin, item.tile_end);
-        ck_assert(item.batch > last.batch || item.tile_begin >= last.tile_end || number == 0);
+        ascend = ascend && item.tile_begin < item.tile_end &&
+                 (item.batch > last.batch || item.tile_begin >= last.tile_end || number == 0);
         last = item;
     }
+    ck_assert(ascend);
     ck_assert_int_eq(last.batch, 511);
     ck_assert_int_eq(last.tile_end, tiles);
 }
