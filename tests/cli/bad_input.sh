@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every bad input through the command, alone and on three ranks: the exit status is not 0, one line from hisa on stderr names
-# the cause, no output file appears, and nothing is left beside it. --few (for sanitized builds, in which a start on three ranks
-# takes a second): of what is asked of each way alone, every third also on three ranks.
+# the cause, no output file appears, and nothing is left beside it. --few (for sanitized builds, where a start on three ranks takes
+# a second): all of them alone, and of those that select refuses every third on three ranks.
 # shellcheck source=tests/cli/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -44,7 +44,7 @@ FILES=(--keys good.k --queries good.q)
 ON3=()
 [ -n "$MPIRUN" ] && ON3=("$MPIRUN" -n 3)
 
-# select_refused STATUS PATTERN OPTIONS...: alone and on three ranks.
+# select_refused STATUS PATTERN OPTIONS...: alone, and on three ranks (with --few every third time).
 ASKED=0
 select_refused() {
     local status=$1 pattern=$2

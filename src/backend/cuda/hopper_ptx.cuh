@@ -108,8 +108,8 @@ __device__ __forceinline__ void hisa_copy_bytes(void *to, const void *from, uint
                  : "memory");
 }
 
-/* Four bytes; 0 if they are not valid, and then `from` is not read. Unlike the others these are done when a thread says
- * so: hisa_barrier_arrive_copied. */
+/* Four bytes; 0 if they are not valid, and then `from` is not read. Each thread its own. No barrier is told by itself
+ * that they have come: hisa_barrier_arrive_copied does that. */
 __device__ __forceinline__ void hisa_copy_word(void *to, const void *from, bool valid) {
     asm volatile("cp.async.ca.shared::cta.global [%0], [%1], 4, %2;" ::"r"(hisa_shared_address(to)), "l"(from),
                  "r"(valid ? 4 : 0)
@@ -121,7 +121,8 @@ __device__ __forceinline__ void hisa_barrier_arrive_copied(uint64_t *barrier) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(hisa_shared_address(barrier)) : "memory");
 }
 
-/* What a barrier counts for which lane 0 says how many bytes the copy engine brings, and all lanes copy words. */
+/* Arrivals in a phase of a barrier for which lane 0 announces the bytes of the copy engine, and all lanes copy words.
+ */
 enum { HISA_FEED_ARRIVALS = 1 + 32 };
 
 /* All these arrivals, of a warp that copies nothing. */

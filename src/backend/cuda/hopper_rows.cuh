@@ -351,9 +351,10 @@ __device__ __forceinline__ void hisa_feed_rows_end(hisa_rows_t<HEADS, Target> &s
     }
 }
 
-/* The feeding warp's part of the kernel: `rows` rows by `tiles` tiles, one item after the other. ticket: device, 0
- * before the kernel. look(row, tile_begin, tile_end): the lane of the batch that begins with that row. It takes a
- * microsecond or two, and is called while the batch before is still to be scored. */
+/* The feeding warp's part of the kernel: of `rows` rows by `tiles` tiles, items of work (rows_item.h) for as long as
+ * there are any. ticket: device, how many have been taken beyond each thread block's first; 0 before the kernel.
+ * look(row, tile_begin, tile_end): the lane of the batch that begins with that row. It takes a microsecond or two, and
+ * is called while the batch before is still to be scored. */
 template <int HEADS, typename Target, typename Look, typename Base>
 __device__ __forceinline__ void hisa_feed_part(hisa_rows_t<HEADS, Target> &shared, const hisa_rows_source_t &from,
                                                int64_t rows, int32_t tiles, uint32_t *ticket, const Look &look,
