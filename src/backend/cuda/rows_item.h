@@ -11,11 +11,12 @@ typedef struct hisa_rows_item {
     int32_t tile_end;
 } hisa_rows_item_t;
 
-/* Item number `item` of all batches by all tiles, for so many thread blocks; numbers from some one on are of no item.
- * Thread blocks take items as they come: rows that see little are soon done, and which ones these are nobody knows
- * beforehand. Items are large at first, since rows that stay need not be loaded again, and get smaller towards the end:
- * batches are cut in two, the last half as many as there are thread blocks in four, the last quarter in eight, and so
- * on. (Not whole at first, as then no two thread blocks begin with the same rows, and all of these come from HBM.) */
+/* Item number `item` (from 0) of `batches` batches by `tiles` tiles, for a kernel of so many thread blocks; none from
+ * the number on that is as high as there are items. Thread blocks take items as they come: rows that see little are
+ * soon done, and which ones these are nobody knows beforehand. Items are large at first, since rows that stay need not
+ * be loaded again, and get smaller towards the end: batches are cut in two; of the last ones half as many as there are
+ * thread blocks in four, the last half of these in eight, and so on down to a tile. (Not whole at first, as then no two
+ * thread blocks begin with the same rows, and all of these come from HBM.) */
 HISA_INLINE hisa_rows_item_t hisa_rows_item(int64_t batches, int32_t tiles, uint32_t thread_blocks, int64_t item) {
     const hisa_rows_item_t none = {-1, 0, 0};
     int64_t left = batches;
