@@ -280,8 +280,9 @@ __device__ __forceinline__ void hisa_feed_tile(hisa_rows_t<HEADS, Target> &share
 
 /* A batch: shared.rows rows, a lane each, against the tiles that some of them see; once more for each sequence more
  * that they are of. base(sequence): where its local keys begin. next(): the lane of the next batch, looked for when
- * stages are full. The first tile is asked for before the rows, behind which it would have to wait when a kernel begins
- * and all multiprocessors ask for theirs. By the whole warp. */
+ * stages are full. Rows are asked for as soon as there is room for them, since their first tile may have to wait for
+ * its own; but not when a kernel begins, where that tile would wait behind the rows of all multiprocessors. By the
+ * whole warp. */
 template <int HEADS, typename Target, typename Base, typename Next>
 __device__ __forceinline__ void hisa_feed_batch_of_rows(hisa_rows_t<HEADS, Target> &shared, hisa_rows_feeder_t &feeder,
                                                         const hisa_rows_source_t &from, hisa_rows_lane_t<Target> &own,
@@ -303,6 +304,7 @@ __device__ __forceinline__ void hisa_feed_batch_of_rows(hisa_rows_t<HEADS, Targe
             tiles = (highest - first + HISA_ROWS_TILE - 1) / HISA_ROWS_TILE;
             key = base(sequence) + first;
             const uint32_t which = feeder.batch % 2;
+            const bool begins = feeder.batch == 0;
             hisa_barrier_wait(&shared.batch_empty[which], (feeder.batch / 2 + 1) % 2);
             ++feeder.batch;
             if (lane == 0) {
@@ -314,8 +316,13 @@ __device__ __forceinline__ void hisa_feed_batch_of_rows(hisa_rows_t<HEADS, Targe
                     shared.row[batch][lane].hide();
                 }
             }
-            hisa_feed_tile(shared, feeder.ring, batch, from, key, first);
+            if (begins) {
+                hisa_feed_tile(shared, feeder.ring, batch, from, key, first);
+            }
             hisa_feed_rows(shared, which, tiles, from, own);
+            if (!begins) {
+                hisa_feed_tile(shared, feeder.ring, batch, from, key, first);
+            }
         }
         int32_t i = 1;
         for (; i < hisa_min(tiles, shared.stages); ++i) {
