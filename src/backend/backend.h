@@ -298,7 +298,7 @@ typedef struct hisa_backend_ops {
     /* Merges for tile rows [row_begin, row_begin + rows). Entries of rank p start at lists[offsets[p]] (host offsets,
      * [ranks]), packed by row: counts [ranks][tile rows] entries each, or list_width each if counts is NULL.
      * positions [..][k] (by place in the tile): ascending, padded with -1; selected (may be NULL) [..][k] scores;
-     * threshold [..]: the lowest rank selected, HISA_RANK_NONE where nothing is. */
+     * threshold [..]: what reaches it is selected (HISA_RANK_NONE: all). */
     hisa_status_t (*flat_merge)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                 int32_t top_k, int32_t list_width, const uint64_t *lists, const int64_t *offsets,
                                 const int32_t *counts, int64_t row_begin, int64_t rows, int32_t *positions,

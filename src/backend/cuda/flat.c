@@ -22,7 +22,7 @@ int64_t hisa_cuda_flat_scratch(int64_t rows, int32_t list_width, int32_t ranks) 
     const int64_t scan = rows * (int64_t)sizeof(hisa_flat_state_t) + most_scores(rows) * (int64_t)sizeof(float);
     const int64_t trim = rows * (list_width + INT64_C(1)) * (int64_t)sizeof(uint64_t);
     const int64_t sizes = INT64_C(2) * ranks * (int64_t)sizeof(int64_t);
-    const int64_t merge = rows * ranks * (list_width + INT64_C(1)) * (int64_t)sizeof(int32_t);
+    const int64_t merge = hisa_cuda_flat_merge_scratch(rows, list_width, ranks);
     return hisa_max(hisa_max(scan, hisa_cuda_hopper_flat_scratch(rows, list_width)),
                     hisa_max(sizes, hisa_max(trim, merge)));
 }
@@ -106,14 +106,10 @@ hisa_status_t hisa_cuda_flat_merge(hisa_device_t *device, const hisa_shard_t *sh
 hisa_status_t hisa_cuda_flat_emit(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                   const int32_t *positions, const float *selected, const hisa_output_t *output,
                                   void *stream) {
-    hisa_status_t status = HISA_OK;
+    hisa_status_t status;
     (void)shard;
-    for (int32_t i = 0; i < output->n_segments && status == HISA_OK; ++i) {
-        if (output->segments[i].output_begin >= 0) {
-            HISA_CUDA_RUN(status, device, "writing results",
-                          hisa_cuda_launch_flat_emit(tile, positions, selected, output, &output->segments[i], stream));
-        }
-    }
+    (void)tile;
+    HISA_CUDA_RUN(status, device, "writing results", hisa_cuda_launch_flat_emit(positions, selected, output, stream));
     return status;
 }
 

@@ -1,6 +1,6 @@
-/* Mode flat on Hopper, between chunks: each row's list is cut down to its best. A list is left as it lies but for what
- * loses: what wins behind the first top_k places moves into the holes among them. So what is written is never read
- * again, and whoever wants an entry twice may look it up. */
+/* Mode flat, between chunks on Hopper and among the ranks' entries: each row's list is cut down to its best. A list is
+ * left as it lies but for what loses: what wins behind the first top_k places moves into the holes among them. So what
+ * is written is never read again, and whoever wants an entry twice may look it up. */
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/pick.cuh"
 #include "backend/cuda/radix.cuh"
@@ -11,6 +11,8 @@
 using radix_usual = hisa_radix_t<256, 5, 5>;
 using radix_most = hisa_radix_t<512, 6, 2>;
 using radix_wide = hisa_radix_t<1024, 3, 1>;
+/* The entries of eight ranks, k 2048 each, and more. */
+using radix_widest = hisa_radix_t<1024, 8, 1>;
 
 /* Thread blocks that are dealt rows of which few or none are theirs: two a multiprocessor of an H100. */
 enum { DEALT = 264 };
@@ -222,19 +224,23 @@ extern "C" int hisa_cuda_launch_flat_compact(int64_t rows, int32_t top_k, int64_
                                              void *stream) {
     compact_t from = {*lists, rows, static_cast<uint32_t>(top_k), 0, static_cast<uint32_t>(idle)};
     cudaError_t error = cudaSuccess;
-    if (hisa_radix_wide(rows)) {
-        error = hisa_launch_next(compact<radix_wide>, hisa_row_grid(rows, 1), radix_wide::threads, stream, from);
-        from.above = radix_wide::capacity;
-    } else {
+    const auto dealt = [&](auto radix, auto kernel) {
+        if (error == cudaSuccess && lists->capacity > from.above) {
+            error = hisa_launch_next(kernel, dim3(DEALT), decltype(radix)::threads, stream, from);
+            from.above = decltype(radix)::capacity;
+        }
+    };
+    if (hisa_radix_wide(rows) && lists->capacity <= radix_wide::capacity) {
+        return hisa_launch_next(compact<radix_wide>, hisa_row_grid(rows, 1), radix_wide::threads, stream, from);
+    }
+    if (!hisa_radix_wide(rows)) {
         if (from.idle < radix_usual::capacity) {
             error = hisa_launch_next(compact<radix_usual>, hisa_row_grid(rows, 1), radix_usual::threads, stream, from);
         }
         from.above = radix_usual::capacity;
-        if (error == cudaSuccess && lists->capacity > from.above) {
-            error = hisa_launch_next(compact_dealt<radix_most>, dim3(DEALT), radix_most::threads, stream, from);
-            from.above = radix_most::capacity;
-        }
+        dealt(radix_most(), compact_dealt<radix_most>);
     }
+    dealt(radix_widest(), compact_dealt<radix_widest>);
     if (error == cudaSuccess && lists->capacity > from.above) {
         error = hisa_launch_next(compact_any, dim3(DEALT), HISA_PICK_THREADS, stream, from);
     }

@@ -1,4 +1,4 @@
-/* Mode flat on Hopper, at the end: a row's entries in ascending position. Positions differ, so an entry's place is the
+/* Mode flat, at the end: a row's entries in ascending position. Positions differ, so an entry's place is the
  * number of bits below its own in a map of positions: no comparisons, and as fast for positions in clusters. */
 #include "backend/cuda/launch.cuh"
 #include "backend/order.h"
@@ -192,6 +192,36 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
+/* A merged row's winners. */
+template <typename Order>
+static __global__ void __launch_bounds__(THREADS)
+    order_merged(int32_t top_k, hisa_flat_lists_t from, int32_t *positions_of, float *selected_of,
+                 uint64_t *threshold) {
+    __shared__ Order shared;
+    hisa_grid_release();
+    clear_map(shared);
+    hisa_grid_wait();
+    const int64_t r = blockIdx.x;
+    const uint32_t n = from.count[r];
+    int32_t *positions = positions_of + r * top_k;
+    float *selected = selected_of != nullptr ? selected_of + r * top_k : nullptr;
+    put_in_order(shared, from.list + r * from.capacity, n, [&](uint32_t place, uint64_t entry) {
+        positions[place] = hisa_rank_position(entry);
+        if (selected != nullptr) {
+            selected[place] = hisa_score_from_key(hisa_rank_key(entry));
+        }
+    });
+    for (int64_t i = int64_t(n) + threadIdx.x; i < top_k; i += THREADS) {
+        positions[i] = -1;
+        if (selected != nullptr) {
+            selected[i] = 0.0f;
+        }
+    }
+    if (threadIdx.x == 0) {
+        threshold[r] = from.least[r];
+    }
+}
+
 extern "C" int hisa_cuda_launch_flat_order(int64_t rows, int32_t top_k, int32_t list_width,
                                            const hisa_flat_lists_t *lists, uint64_t *list, uint64_t *bound,
                                            void *stream) {
@@ -203,4 +233,12 @@ extern "C" int hisa_cuda_launch_flat_order_emit(const hisa_flat_lists_t *lists, 
                                                 const hisa_segment_t *segment, void *stream) {
     const auto kernel = output->top_k <= int32_t(order_2k::room) ? order_emit<order_2k> : order_emit<order_4k>;
     return hisa_launch_next(kernel, hisa_row_grid(segment->rows, 1), THREADS, stream, *lists, *output, *segment);
+}
+
+extern "C" int hisa_cuda_launch_flat_order_merged(int64_t rows, int32_t top_k, const hisa_flat_lists_t *lists,
+                                                  int32_t *positions, float *selected, uint64_t *threshold,
+                                                  void *stream) {
+    const auto kernel = top_k <= int32_t(order_2k::room) ? order_merged<order_2k> : order_merged<order_4k>;
+    return hisa_launch_next(kernel, hisa_row_grid(rows, 1), THREADS, stream, top_k, *lists, positions, selected,
+                            threshold);
 }

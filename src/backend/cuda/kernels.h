@@ -113,6 +113,10 @@ int hisa_cuda_launch_flat_order(int64_t rows, int32_t top_k, int32_t list_width,
 int hisa_cuda_launch_flat_order_emit(const hisa_flat_lists_t *lists, const hisa_output_t *output,
                                      const hisa_segment_t *segment, void *stream);
 
+/* Several ranks: as flat_merge gives them; positions [rows][top_k]. */
+int hisa_cuda_launch_flat_order_merged(int64_t rows, int32_t top_k, const hisa_flat_lists_t *lists, int32_t *positions,
+                                       float *selected, uint64_t *threshold, void *stream);
+
 /* A row's best so far, in `list`; least: the top_k-th of them, or HISA_RANK_NONE while there are fewer. */
 typedef struct hisa_flat_state {
     uint64_t least;
@@ -134,13 +138,14 @@ int hisa_cuda_launch_flat_trim(const hisa_shard_t *shard, const hisa_tile_t *til
 /* sums: int64 [2][ranks] of scratch, as flat_sizes gives them. */
 int hisa_cuda_launch_flat_sizes(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_segment_t *segments,
                                 const int32_t *counts, int64_t *sums, void *stream);
-/* offsets: host. before: int32 [rows of the tile][ranks][list_width + 1] of scratch. */
+/* offsets: host. scratch: hisa_cuda_flat_merge_scratch bytes for so many rows, or for more. */
+int64_t hisa_cuda_flat_merge_scratch(int64_t rows, int32_t list_width, int32_t ranks);
 int hisa_cuda_launch_flat_merge(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t top_k, int32_t list_width,
                                 const uint64_t *lists, const int64_t *offsets, const int32_t *counts, int64_t row_begin,
-                                int64_t rows, int32_t *positions, float *selected, uint64_t *threshold, int32_t *before,
+                                int64_t rows, int32_t *positions, float *selected, uint64_t *threshold, void *scratch,
                                 void *stream);
-int hisa_cuda_launch_flat_emit(const hisa_tile_t *tile, const int32_t *positions, const float *selected,
-                               const hisa_output_t *output, const hisa_segment_t *segment, void *stream);
+int hisa_cuda_launch_flat_emit(const int32_t *positions, const float *selected, const hisa_output_t *output,
+                               void *stream);
 int hisa_cuda_launch_flat_emit_local(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t list_width,
                                      const uint64_t *list, const int32_t *counts, const uint64_t *threshold,
                                      const hisa_output_t *output, const hisa_segment_t *segment, void *stream);
