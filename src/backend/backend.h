@@ -116,6 +116,10 @@ typedef enum hisa_arithmetic {
     HISA_ARITHMETIC_WGMMA = 3 /* tensor cores by wgmma */
 } hisa_arithmetic_t;
 
+/* Mode flat: what each rank says of a row's list before entries are sent, 4 bytes each to every peer. Half a part of
+ * top_k a rank is sent in vain, so that more of them would cost more bytes than they save. */
+enum { HISA_QUANTILES = 16 };
+
 typedef struct hisa_backend_ops {
     const char *name;
     hisa_backend_t kind;
@@ -281,15 +285,20 @@ typedef struct hisa_backend_ops {
 
     /* -- flat -- */
     /* The best min(top_k, in sight) of this rank's own tokens, in one pass over the keys: list [rows][list_width] ranks
-     * by ascending position (flat_trim keeps the order, flat_merge may count on it), the rest HISA_RANK_NONE; bound
-     * [rows]: the top_k-th rank where there are as many, else HISA_RANK_NONE. list_width >= min(top_k, tokens of this
-     * rank). */
+     * by ascending position (flat_trim keeps the order), the rest HISA_RANK_NONE. list_width >= min(top_k, tokens of
+     * this rank). */
     hisa_status_t (*flat_scan)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t top_k,
-                               int32_t list_width, uint64_t *list, uint64_t *bound, int64_t *keys_scored, void *stream);
-    /* Drops entries below the best of the ranks' bounds (bounds [ranks][rows]) and packs the rest in tile order; counts
-     * [rows]: entries left of each row. In place (list is the packed array). */
+                               int32_t list_width, uint64_t *list, int64_t *keys_scored, void *stream);
+    /* How good the lists are: quantile i of a row is a key, as high as may be, that at least i + 1 of HISA_QUANTILES
+     * parts of top_k entries reach, 0 if there are fewer. quantiles [rows][HISA_QUANTILES]. */
+    hisa_status_t (*flat_quantiles)(hisa_device_t *device, const hisa_tile_t *tile, int32_t top_k, int32_t list_width,
+                                    const uint64_t *list, uint32_t *quantiles, void *stream);
+    /* Drops entries that cannot be among a row's best top_k, by quantiles [ranks][rows][HISA_QUANTILES] of all ranks:
+     * what is below the HISA_QUANTILES-th highest of a row's, since each of those stands for one part of top_k entries
+     * that reach it. Packs the rest in tile order; counts [rows]: entries left of each row. In place (list is the
+     * packed array). */
     hisa_status_t (*flat_trim)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                               int32_t list_width, const uint64_t *bounds, uint64_t *list, int32_t *counts,
+                               int32_t list_width, const uint32_t *quantiles, uint64_t *list, int32_t *counts,
                                void *stream);
     /* By counts [ranks][rows]. sizes: of alloc_host, [2][ranks]: entries that this rank holds for each segment, then
      * those that each rank holds for this rank's own; written when the stream gets there. */
@@ -307,8 +316,8 @@ typedef struct hisa_backend_ops {
     hisa_status_t (*flat_emit)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                const int32_t *positions, const float *selected, const hisa_output_t *output,
                                void *stream);
-    /* Placement local, and one rank: this rank's own entries that reach the threshold. list: packed with counts [rows],
-     * or [rows][list_width] if counts is NULL. */
+    /* Placement local, and one rank: this rank's own entries that reach the threshold (NULL: all). list: packed with
+     * counts [rows], or [rows][list_width] if counts is NULL. */
     hisa_status_t (*flat_emit_local)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                      int32_t list_width, const uint64_t *list, const int32_t *counts,
                                      const uint64_t *threshold, const hisa_output_t *output, void *stream);

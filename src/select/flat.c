@@ -1,5 +1,5 @@
-/* Mode flat across ranks. There are no kept blocks: each rank's best tokens compete, after the best of the ranks' k-th
- * scores has dropped what cannot win. */
+/* Mode flat across ranks. There are no kept blocks: each rank's best tokens compete, after quantiles of the ranks'
+ * scores have told what cannot win. */
 #include "select/run.h"
 
 /* What a row's results are made of. */
@@ -16,11 +16,11 @@ static winners_t winners_of(const hisa_run_t *run) {
     return winners;
 }
 
-static hisa_status_t scan(hisa_run_t *run, uint64_t *own_list, uint64_t *own_bound, void *stream) {
+static hisa_status_t scan(hisa_run_t *run, uint64_t *own_list, void *stream) {
     int64_t *scored = &run->index->stats.steps[HISA_STEP_SCORE_TOKENS].keys_scored;
     const hisa_status_t status =
         run->ops->flat_scan(run->index->device, &run->index->shard, &run->lane->tile, run->options->top_k,
-                            run->plan.list_width, own_list, own_bound, scored, stream);
+                            run->plan.list_width, own_list, scored, stream);
     return status == HISA_OK ? hisa_run_step(run, HISA_STEP_SCORE_TOKENS) : status;
 }
 
@@ -69,20 +69,18 @@ hisa_status_t hisa_run_merge_lists(hisa_run_t *run, uint64_t *lists, int32_t wid
 hisa_status_t hisa_run_flat_oneshot(hisa_run_t *run) {
     const int64_t part = run->lane->tile.rows * run->plan.list_width;
     uint64_t *lists = hisa_run_at(run, run->plan.lists);
-    const hisa_status_t status =
-        scan(run, lists + run->index->shard.rank * part, hisa_run_at(run, run->plan.bounds), run->stream);
+    const hisa_status_t status = scan(run, lists + run->index->shard.rank * part, run->stream);
     return status == HISA_OK ? hisa_run_merge_lists(run, lists, run->plan.list_width) : status;
 }
 
 /* One rank: what it found is the result, and a place among its own tokens is the position, whatever the placement. */
 hisa_status_t hisa_run_flat_single(hisa_run_t *run) {
     uint64_t *list = hisa_run_at(run, run->plan.lists);
-    uint64_t *bounds = hisa_run_at(run, run->plan.bounds); /* of its own entries none is below */
     const hisa_output_t output = hisa_run_output(run);
-    hisa_status_t status = scan(run, list, bounds, run->stream);
+    hisa_status_t status = scan(run, list, run->stream);
     if (status == HISA_OK) {
         status = run->ops->flat_emit_local(run->index->device, &run->index->shard, &run->lane->tile,
-                                           run->plan.list_width, list, NULL, bounds, &output, run->stream);
+                                           run->plan.list_width, list, NULL, NULL, &output, run->stream);
     }
     return status == HISA_OK ? hisa_run_step(run, HISA_STEP_EMIT) : status;
 }
@@ -97,14 +95,21 @@ static int32_t *own_counts(const hisa_run_t *run) {
 }
 
 static hisa_status_t phase_score(hisa_run_t *run, void *stream) {
-    uint64_t *bounds = hisa_run_at(run, run->plan.bounds);
-    const hisa_status_t status = hisa_run_load(run, stream);
-    return status == HISA_OK ? scan(run, hisa_run_at(run, run->plan.lists),
-                                    bounds + run->index->shard.rank * run->lane->tile.rows, stream)
-                             : status;
+    uint32_t *quantiles = hisa_run_at(run, run->plan.quantiles);
+    uint64_t *list = hisa_run_at(run, run->plan.lists);
+    const hisa_tile_t *tile = &run->lane->tile;
+    hisa_status_t status = hisa_run_load(run, stream);
+    if (status == HISA_OK) {
+        status = scan(run, list, stream);
+    }
+    if (status == HISA_OK) {
+        status = run->ops->flat_quantiles(run->index->device, tile, run->options->top_k, run->plan.list_width, list,
+                                          quantiles + run->index->shard.rank * tile->rows * HISA_QUANTILES, stream);
+    }
+    return status;
 }
 
-/* All ranks' lines, one entry of `size` bytes a row, to all. */
+/* All ranks' lines, `size` bytes a row, to all. */
 static hisa_status_t gather_lines(hisa_run_t *run, void *lines, size_t size, void *stream) {
     const int64_t bytes = run->lane->tile.rows * (int64_t)size;
     hisa_status_t status = hisa_run_exchange(run, HISA_STEP_MERGE_TOKENS);
@@ -114,15 +119,15 @@ static hisa_status_t gather_lines(hisa_run_t *run, void *lines, size_t size, voi
     return hisa_run_exchange_end(run, HISA_STEP_MERGE_TOKENS, status);
 }
 
-static hisa_status_t phase_bounds(hisa_run_t *run, void *stream) {
-    return gather_lines(run, hisa_run_at(run, run->plan.bounds), sizeof(uint64_t), stream);
+static hisa_status_t phase_quantiles(hisa_run_t *run, void *stream) {
+    return gather_lines(run, hisa_run_at(run, run->plan.quantiles), HISA_QUANTILES * sizeof(uint32_t), stream);
 }
 
-/* Drops what cannot win, by the bounds of all ranks. */
+/* Drops what cannot win. */
 static hisa_status_t phase_trim(hisa_run_t *run, void *stream) {
     return run->ops->flat_trim(run->index->device, &run->index->shard, &run->lane->tile, run->plan.list_width,
-                               hisa_run_at(run, run->plan.bounds), hisa_run_at(run, run->plan.lists), own_counts(run),
-                               stream);
+                               hisa_run_at(run, run->plan.quantiles), hisa_run_at(run, run->plan.lists),
+                               own_counts(run), stream);
 }
 
 /* How many entries each rank has left of each row. */
@@ -209,7 +214,7 @@ static hisa_status_t phase_emit(hisa_run_t *run, void *stream) {
 const hisa_way_t hisa_way_flat = {.phase = {[HISA_PHASE_COPY] = hisa_run_copy,
                                             [HISA_PHASE_GATHER] = hisa_run_gather,
                                             [HISA_PHASE_SCORE] = phase_score,
-                                            [HISA_PHASE_LISTS] = phase_bounds,
+                                            [HISA_PHASE_LISTS] = phase_quantiles,
                                             [HISA_PHASE_MERGE] = phase_trim,
                                             [HISA_PHASE_KEPT] = phase_counts,
                                             [HISA_PHASE_SIZES] = phase_sizes,

@@ -160,7 +160,7 @@ static void carve_flat(const hisa_index_t *index, const hisa_select_options_t *o
     const int64_t rows = plan->rows_cap;
     const bool oneshot = plan->exchange != HISA_EXCHANGE_OWNER;
     plan->lists = carve(carver, (oneshot ? ranks : 1) * rows * plan->list_width, sizeof(uint64_t));
-    plan->bounds = carve(carver, ranks * rows, sizeof(uint64_t));
+    plan->quantiles = carve(carver, oneshot ? 0 : ranks * rows * HISA_QUANTILES, sizeof(uint32_t));
     plan->counts = carve(carver, ranks * rows, sizeof(int32_t));
     plan->receive = carve(carver, oneshot ? 0 : ranks * plan->own_cap * plan->list_width, sizeof(uint64_t));
     plan->positions = carve(carver, rows * options->top_k, sizeof(int32_t));

@@ -35,7 +35,7 @@ typedef struct hisa_plan {
                           lists_of_tokens: [rows][list_width][B] */
     int64_t bitmap;    /* [rows][keep.width * B / 8], lists_of_tokens: [rows][list_width * B / 8] */
     int64_t selected;  /* f32 [rows][k] */
-    int64_t bounds;    /* flat: uint64 [ranks][rows] */
+    int64_t quantiles; /* flat: uint32 [ranks][rows][HISA_QUANTILES] */
     int64_t counts;    /* flat: int32 [ranks][rows] */
     int64_t receive;   /* flat, owner merge: uint64, entries of own rows from all ranks */
     int64_t tokens;    /* lists_of_tokens: uint64 [ranks][rows][token_width] */

@@ -42,17 +42,18 @@ static double oneshot_row_bytes(const hisa_policy_t *policy, const hisa_select_o
     return peers * (blocks < local ? blocks : local) * (8 + (options->mode == HISA_MODE_HISA ? 4 * size : 0));
 }
 
-/* The same by owner merge: what a rank receives as an owner, averaged over rows, and what comes back. In mode flat each
- * rank has its best entries to send: where blocks are dealt evenly the bound drops few, as the k-th of one rank's
- * tokens is about the k-th of every other's too. */
+/* The same by owner merge: what a rank receives as an owner, averaged over rows, and what comes back. In mode flat
+ * quantiles and counts go to all, and of the entries that are left half a quantile's part of k a rank too many. */
 static double owner_row_bytes(const hisa_policy_t *policy, const hisa_select_options_t *options) {
     const double ranks = policy->ranks;
     const double size = policy->block_size;
     const double peers = ranks - 1;
     if (options->mode == HISA_MODE_FLAT) {
         const double local = (double)policy->local_blocks * size;
-        const double entries = local < options->top_k ? local : options->top_k;
-        return peers * (8 * entries + 4 * (double)options->top_k) / ranks + 12 * peers;
+        const double all = ranks * (local < options->top_k ? local : options->top_k);
+        const double left = (double)options->top_k * (1 + ranks / (2 * HISA_QUANTILES));
+        const double entries = all < left ? all : left; /* of a row, evenly by all ranks */
+        return peers * (8 * entries / ranks + 4 * (double)options->top_k) / ranks + (4 * HISA_QUANTILES + 4) * peers;
     }
     const double blocks = kept_blocks(policy, options);
     const double lists = peers * blocks * 8 / ranks + peers * blocks * 4 / ranks;

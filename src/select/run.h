@@ -50,7 +50,7 @@ typedef enum hisa_phase {
     HISA_PHASE_COPY,   /* the tile is cut; this rank's queries, if sharded, to where they are gathered */
     HISA_PHASE_GATHER, /* exchange: sharded queries to all */
     HISA_PHASE_SCORE,  /* block scores and the best of them (token scores likewise) */
-    HISA_PHASE_LISTS,  /* exchange: lists to owners (bounds to all) */
+    HISA_PHASE_LISTS,  /* exchange: lists to owners (quantiles to all) */
     HISA_PHASE_MERGE,  /* blocks kept (what cannot win dropped) */
     HISA_PHASE_KEPT,   /* exchange: kept blocks to all (counts to all) */
     HISA_PHASE_SIZES,  /* what goes where in HISA_PHASE_SCORES, to the host */

@@ -92,15 +92,18 @@ START_TEST(test_by_hand) {
     options.mode = HISA_MODE_FLAT;
     ck_assert_double_eq_tol(hisa_policy_exchange_seconds(&policy, &options, HISA_EXCHANGE_LISTS, 1, 1), 1 + 256 / 8.0,
                             1e-9);
-    /* One peer's 32 entries and 32 positions, of every second row; bounds and counts. Of two peers two thirds, of which
-     * the entries are at most what is stored. */
+    /* Half a sixteenth of 32 entries a rank beyond those that win: one peer's 17 and 32 positions, of every second row;
+     * 16 quantiles and a count. Of two peers two thirds of a third of 35, then of what is stored if that is less. */
     ck_assert_double_eq_tol(hisa_policy_exchange_seconds(&policy, &options, HISA_EXCHANGE_OWNER, 1, 1),
-                            4 + (32 * 12 / 2.0 + 12) / 8.0, 1e-9);
+                            4 + ((17 * 8 + 32 * 4) / 2.0 + 68) / 8.0, 1e-9);
     hisa_policy_t three = policy;
     three.ranks = 3;
+    ck_assert_double_eq_tol(hisa_policy_exchange_seconds(&three, &options, HISA_EXCHANGE_OWNER, 1, 1),
+                            4 + ((35 * 8 / 3.0 + 32 * 4) * 2 / 3.0 + 136) / 8.0, 1e-9);
+    three.block_size = 8;
     three.local_blocks = 1;
     ck_assert_double_eq_tol(hisa_policy_exchange_seconds(&three, &options, HISA_EXCHANGE_OWNER, 1, 1),
-                            4 + ((16 * 8 + 32 * 4) * 2 / 3.0 + 24) / 8.0, 1e-9);
+                            4 + ((8 * 8 + 32 * 4) * 2 / 3.0 + 136) / 8.0, 1e-9);
     /* One peer's 32 pairs; 2 * 32 candidates. */
     ck_assert_double_eq_tol(hisa_policy_seconds(&policy, &options, HISA_EXCHANGE_ONESHOT, 1), 1 + 256 / 8.0 + 1, 1e-9);
 }
@@ -119,20 +122,20 @@ START_TEST(test_tile_by_hand) {
 }
 END_TEST
 
-/* By hand, mode flat: 8 * 2048 + 4 * 2048 bytes of seven peers in eight, and 84: 21588 a row; a row's 131072 keys take
- * 2.5264 us, of which a tile more costs 4%, 0.10106. At 320 GB/s the bytes take less, 0.06746: one tile, however many
- * rows. At 160 they take 0.13493, and of 16384 rows one tile would leave 2.211 ms of bytes in the open for a tile's
- * 1.780: 1.1145 of them. */
+/* By hand, mode flat: of seven peers in eight 8 bytes of 320 entries and 4 of 2048 positions, and 476: 9884 a row; a
+ * row's 131072 keys take 2.5264 us, of which a tile more costs 4%, 0.10106. At 320 GB/s the bytes take less, 0.03089:
+ * one tile, however many rows. At 64 they take 0.15444, and of 16384 rows one tile would leave 2.5303 ms of bytes in
+ * the open for a tile's 1.7797: 1.19238 of them. */
 START_TEST(test_flat_tile_by_hand) {
     hisa_policy_t policy = eight();
     const hisa_select_options_t options = in_mode(HISA_MODE_FLAT);
     ck_assert_int_eq(hisa_policy_tile(&policy, &options, 4096), 4096);
     ck_assert_int_eq(hisa_policy_tile(&policy, &options, 1 << 24), 1 << 24);
-    policy.comm.bandwidth = 160e9;
-    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 3000), 3000);
-    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 16384), 14700);
+    policy.comm.bandwidth = 64e9;
+    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 2000), 2000);
+    ck_assert_int_eq(hisa_policy_tile(&policy, &options, 16384), 13740);
     policy.tile_share = 0;
-    ck_assert_int_lt(hisa_policy_tile(&policy, &options, 3000), 3000);
+    ck_assert_int_lt(hisa_policy_tile(&policy, &options, 2000), 2000);
 }
 END_TEST
 

@@ -195,6 +195,7 @@ const hisa_backend_ops_t hisa_backend_cpu = {
     .list_tokens = hisa_cpu_list_tokens,
     .emit = hisa_cpu_emit,
     .flat_scan = hisa_cpu_flat_scan,
+    .flat_quantiles = hisa_cpu_flat_quantiles,
     .flat_trim = hisa_cpu_flat_trim,
     .flat_sizes = hisa_cpu_flat_sizes,
     .flat_merge = hisa_cpu_flat_merge,

@@ -6,18 +6,31 @@
 #include "backend/order.h"
 #include "base/checked.h"
 
+/* The HISA_QUANTILES-th highest of the ranks' quantiles of a row, each rank's `stride` behind the last one's. */
+static uint32_t least_key(const uint32_t *quantiles, int32_t ranks, int64_t stride) {
+    uint32_t highest[HISA_QUANTILES] = {0}; /* descending */
+    for (int32_t p = 0; p < ranks; ++p) {
+        for (int i = 0; i < HISA_QUANTILES; ++i) {
+            uint32_t key = quantiles[p * stride + i];
+            for (int h = 0; h < HISA_QUANTILES; ++h) {
+                const uint32_t lower = key < highest[h] ? key : highest[h];
+                highest[h] = key < highest[h] ? highest[h] : key;
+                key = lower;
+            }
+        }
+    }
+    return highest[HISA_QUANTILES - 1];
+}
+
 hisa_status_t hisa_cpu_flat_trim(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                 int32_t list_width, const uint64_t *bounds, uint64_t *list, int32_t *counts,
+                                 int32_t list_width, const uint32_t *quantiles, uint64_t *list, int32_t *counts,
                                  void *stream) {
     (void)device;
     (void)stream;
     int64_t n = 0;
     for (int64_t r = 0; r < tile->rows; ++r) {
-        uint64_t bound = HISA_RANK_NONE + 1; /* drops the padding */
-        for (int32_t p = 0; p < shard->ranks; ++p) {
-            const uint64_t other = bounds[p * tile->rows + r];
-            bound = other > bound ? other : bound;
-        }
+        const uint32_t least = least_key(quantiles + r * HISA_QUANTILES, shard->ranks, tile->rows * HISA_QUANTILES);
+        const uint64_t bound = least > 0 ? (uint64_t)least << 32 : HISA_RANK_NONE + 1; /* drops the padding */
         const int64_t begin = n;
         for (int64_t i = r * list_width; i < (r + 1) * list_width; ++i) {
             if (list[i] >= bound) {
@@ -164,7 +177,7 @@ hisa_status_t hisa_cpu_flat_emit_local(hisa_device_t *device, const hisa_shard_t
             const int64_t count = counts != NULL ? counts[r] : list_width;
             int64_t n = 0;
             for (int64_t e = 0; e < count; ++e) {
-                if (from[e] != HISA_RANK_NONE && from[e] >= threshold[r]) {
+                if (from[e] != HISA_RANK_NONE && (threshold == NULL || from[e] >= threshold[r])) {
                     entry[n++] = entry_make(from[e]);
                 }
             }

@@ -24,7 +24,7 @@ static int64_t scan_scratch(int64_t rows, int32_t top_k) {
 
 int64_t hisa_cpu_flat_scratch(int64_t rows, int32_t top_k, int32_t ranks, int32_t block_size, int threads) {
     (void)block_size;
-    /* flat_merge: two arrays of a row's entries from all ranks, a thread. */
+    /* flat_quantiles, flat_merge: two arrays of a row's entries, those of all ranks at the most, a thread. */
     return hisa_max(scan_scratch(rows, top_k), INT64_C(2) * threads * ranks * top_k * (int64_t)sizeof(uint64_t));
 }
 
@@ -129,8 +129,8 @@ static void scan_sequence(const hisa_cpu_t *cpu, const hisa_shard_t *shard, cons
 }
 
 hisa_status_t hisa_cpu_flat_scan(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                 int32_t top_k, int32_t list_width, uint64_t *list, uint64_t *bound,
-                                 int64_t *keys_scored, void *stream) {
+                                 int32_t top_k, int32_t list_width, uint64_t *list, int64_t *keys_scored,
+                                 void *stream) {
     (void)stream;
     const hisa_cpu_t *cpu = hisa_cpu_of(device);
     best_t *best = tile->scratch;
@@ -153,7 +153,29 @@ hisa_status_t hisa_cpu_flat_scan(hisa_device_t *device, const hisa_shard_t *shar
         uint64_t *out = list + r * list_width;
         memcpy(out, best[r].rank, (size_t)best[r].n * sizeof *out);
         memset(out + best[r].n, 0, (size_t)(list_width - best[r].n) * sizeof *out);
-        bound[r] = best[r].n == top_k ? hisa_kth_u64(out, top_k, top_k) : HISA_RANK_NONE;
+    }
+    return HISA_OK;
+}
+
+hisa_status_t hisa_cpu_flat_quantiles(hisa_device_t *device, const hisa_tile_t *tile, int32_t top_k, int32_t list_width,
+                                      const uint64_t *list, uint32_t *quantiles, void *stream) {
+    (void)stream;
+    const int threads = hisa_cpu_of(device)->threads;
+    (void)threads; /* without OpenMP */
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t r = 0; r < tile->rows; ++r) {
+        uint64_t *sorted = (uint64_t *)tile->scratch + INT64_C(2) * hisa_cpu_thread() * top_k;
+        int64_t n = 0;
+        for (int64_t i = 0; i < list_width; ++i) {
+            if (list[r * list_width + i] != HISA_RANK_NONE) {
+                sorted[n++] = list[r * list_width + i];
+            }
+        }
+        hisa_sort_u64(sorted, sorted + top_k, n);
+        for (int64_t i = 0; i < HISA_QUANTILES; ++i) {
+            const int64_t reach = hisa_ceil_div((i + 1) * top_k, HISA_QUANTILES);
+            quantiles[r * HISA_QUANTILES + i] = reach <= n ? hisa_rank_key(sorted[n - reach]) : 0;
+        }
     }
     return HISA_OK;
 }

@@ -135,10 +135,12 @@ hisa_status_t hisa_cuda_select_emit(hisa_device_t *device, const hisa_shard_t *s
                                     const hisa_output_t *output, void *stream);
 
 hisa_status_t hisa_cuda_flat_scan(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                  int32_t top_k, int32_t list_width, uint64_t *list, uint64_t *bound,
-                                  int64_t *keys_scored, void *stream);
+                                  int32_t top_k, int32_t list_width, uint64_t *list, int64_t *keys_scored,
+                                  void *stream);
+hisa_status_t hisa_cuda_flat_quantiles(hisa_device_t *device, const hisa_tile_t *tile, int32_t top_k,
+                                       int32_t list_width, const uint64_t *list, uint32_t *quantiles, void *stream);
 hisa_status_t hisa_cuda_flat_trim(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                  int32_t list_width, const uint64_t *bounds, uint64_t *list, int32_t *counts,
+                                  int32_t list_width, const uint32_t *quantiles, uint64_t *list, int32_t *counts,
                                   void *stream);
 hisa_status_t hisa_cuda_flat_sizes(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
                                    const hisa_segment_t *segments, const int32_t *counts, int64_t *sizes, void *stream);

@@ -259,6 +259,7 @@ const hisa_backend_ops_t hisa_backend_cuda = {
     .keep_blocks = hisa_cuda_keep_blocks,
     .select_emit = hisa_cuda_select_emit,
     .flat_scan = hisa_cuda_flat_scan,
+    .flat_quantiles = hisa_cuda_flat_quantiles,
     .flat_trim = hisa_cuda_flat_trim,
     .flat_sizes = hisa_cuda_flat_sizes,
     .flat_merge = hisa_cuda_flat_merge,

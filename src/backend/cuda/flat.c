@@ -28,7 +28,7 @@ int64_t hisa_cuda_flat_scratch(int64_t rows, int32_t list_width, int32_t ranks) 
 }
 
 static cudaError_t scan_chunks(const hisa_shard_t *shard, const hisa_tile_t *tile, hisa_cuda_scorer_t scorer,
-                               int32_t top_k, int32_t list_width, uint64_t *list, uint64_t *bound, void *stream) {
+                               int32_t top_k, int32_t list_width, uint64_t *list, void *stream) {
     hisa_flat_state_t *state = tile->scratch;
     float *score = (float *)(void *)(state + tile->rows);
     const int64_t chunk = chunk_of(tile->rows);
@@ -42,40 +42,48 @@ static cudaError_t scan_chunks(const hisa_shard_t *shard, const hisa_tile_t *til
         }
     }
     if (error == cudaSuccess) {
-        error = hisa_cuda_launch_flat_finish(tile->rows, list_width, state, list, bound, stream);
+        error = hisa_cuda_launch_flat_finish(tile->rows, list_width, state, list, stream);
     }
     return (cudaError_t)error;
 }
 
 hisa_status_t hisa_cuda_flat_scan(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                  int32_t top_k, int32_t list_width, uint64_t *list, uint64_t *bound,
-                                  int64_t *keys_scored, void *stream) {
+                                  int32_t top_k, int32_t list_width, uint64_t *list, int64_t *keys_scored,
+                                  void *stream) {
     hisa_status_t status;
     if (hisa_cuda_of(device)->scorer == HISA_CUDA_SCORER_WGMMA) {
         hisa_flat_lists_t lists;
         status = hisa_cuda_hopper_flat_scan(device, shard, tile, top_k, list_width, &lists, stream);
         if (status == HISA_OK) {
             HISA_CUDA_RUN(status, device, "ordering lists",
-                          hisa_cuda_launch_flat_order(tile->rows, top_k, list_width, &lists, list, bound, stream));
+                          hisa_cuda_launch_flat_order(tile->rows, top_k, list_width, &lists, list, stream));
         }
         *keys_scored += tile->rows * shard->local_blocks * shard->block_size;
         return status;
     }
     HISA_CUDA_RUN(status, device, "scanning tokens",
-                  scan_chunks(shard, tile, hisa_cuda_of(device)->scorer, top_k, list_width, list, bound, stream));
+                  scan_chunks(shard, tile, hisa_cuda_of(device)->scorer, top_k, list_width, list, stream));
     /* A bound: how many are in sight is known on the device alone. */
     *keys_scored += tile->rows * shard->local_blocks * shard->block_size;
     return status;
 }
 
+hisa_status_t hisa_cuda_flat_quantiles(hisa_device_t *device, const hisa_tile_t *tile, int32_t top_k,
+                                       int32_t list_width, const uint64_t *list, uint32_t *quantiles, void *stream) {
+    hisa_status_t status;
+    HISA_CUDA_RUN(status, device, "counting scores",
+                  hisa_cuda_launch_flat_quantiles(tile->rows, top_k, list_width, list, quantiles, stream));
+    return status;
+}
+
 hisa_status_t hisa_cuda_flat_trim(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile,
-                                  int32_t list_width, const uint64_t *bounds, uint64_t *list, int32_t *counts,
+                                  int32_t list_width, const uint32_t *quantiles, uint64_t *list, int32_t *counts,
                                   void *stream) {
     int64_t *begin = tile->scratch;
     uint64_t *trimmed = (uint64_t *)(begin + tile->rows);
     hisa_status_t status;
     HISA_CUDA_RUN(status, device, "trimming lists",
-                  hisa_cuda_launch_flat_trim(shard, tile, list_width, bounds, list, counts, trimmed, begin, stream));
+                  hisa_cuda_launch_flat_trim(shard, tile, list_width, quantiles, list, counts, trimmed, begin, stream));
     return status;
 }
 

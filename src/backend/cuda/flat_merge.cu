@@ -216,7 +216,7 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     for (int64_t chunk = 0; chunk < count; chunk += HISA_PICK_THREADS) {
         const int64_t i = chunk + threadIdx.x;
         const uint64_t rank = i < count ? list[i] : HISA_RANK_NONE;
-        const bool mine = rank != HISA_RANK_NONE && rank >= threshold[r];
+        const bool mine = rank != HISA_RANK_NONE && (threshold == nullptr || rank >= threshold[r]);
         uint32_t total;
         const uint32_t before = hisa_block_scan(shared, mine ? 1u : 0u, &total);
         if (mine) {

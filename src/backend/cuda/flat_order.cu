@@ -145,7 +145,7 @@ static __device__ __forceinline__ void put_in_order(Order &shared, const uint64_
 
 template <typename Order>
 static __global__ void __launch_bounds__(THREADS)
-    order_lists(int32_t list_width, hisa_flat_lists_t from, uint64_t *lists, uint64_t *bound) {
+    order_lists(int32_t list_width, hisa_flat_lists_t from, uint64_t *lists) {
     __shared__ Order shared;
     hisa_grid_release();
     clear_map(shared);
@@ -157,9 +157,6 @@ static __global__ void __launch_bounds__(THREADS)
                  [&](uint32_t place, uint64_t entry) { list[place] = entry; });
     for (int64_t i = int64_t(n) + threadIdx.x; i < list_width; i += THREADS) {
         list[i] = HISA_RANK_NONE;
-    }
-    if (threadIdx.x == 0) {
-        bound[r] = from.least[r];
     }
 }
 
@@ -223,10 +220,9 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 extern "C" int hisa_cuda_launch_flat_order(int64_t rows, int32_t top_k, int32_t list_width,
-                                           const hisa_flat_lists_t *lists, uint64_t *list, uint64_t *bound,
-                                           void *stream) {
+                                           const hisa_flat_lists_t *lists, uint64_t *list, void *stream) {
     const auto kernel = top_k <= int32_t(order_2k::room) ? order_lists<order_2k> : order_lists<order_4k>;
-    return hisa_launch_next(kernel, hisa_row_grid(rows, 1), THREADS, stream, list_width, *lists, list, bound);
+    return hisa_launch_next(kernel, hisa_row_grid(rows, 1), THREADS, stream, list_width, *lists, list);
 }
 
 extern "C" int hisa_cuda_launch_flat_order_emit(const hisa_flat_lists_t *lists, const hisa_output_t *output,

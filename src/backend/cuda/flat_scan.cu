@@ -118,18 +118,14 @@ extern "C" int hisa_cuda_launch_flat_keep(const hisa_shard_t *shard, const hisa_
                        list_width, begin, chunk, score, list, state);
 }
 
-static __global__ void flat_finish(int32_t list_width, const hisa_flat_state_t *states, uint64_t *lists,
-                                   uint64_t *bound) {
+static __global__ void flat_finish(int32_t list_width, const hisa_flat_state_t *states, uint64_t *lists) {
     const hisa_flat_state_t state = states[blockIdx.x];
     for (int64_t i = state.n + threadIdx.x; i < list_width; i += blockDim.x) {
         lists[int64_t(blockIdx.x) * list_width + i] = HISA_RANK_NONE;
     }
-    if (threadIdx.x == 0) {
-        bound[blockIdx.x] = state.least;
-    }
 }
 
 extern "C" int hisa_cuda_launch_flat_finish(int64_t rows, int32_t list_width, const hisa_flat_state_t *state,
-                                            uint64_t *list, uint64_t *bound, void *stream) {
-    return hisa_launch(flat_finish, hisa_row_grid(rows, 1), 128, stream, list_width, state, list, bound);
+                                            uint64_t *list, void *stream) {
+    return hisa_launch(flat_finish, hisa_row_grid(rows, 1), 128, stream, list_width, state, list);
 }

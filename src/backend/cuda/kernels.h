@@ -108,7 +108,7 @@ int hisa_cuda_launch_flat_compact(int64_t rows, int32_t top_k, int64_t idle, con
                                   void *stream);
 /* After the last compaction: entries in ascending position, as flat_scan gives them or as a row's results. */
 int hisa_cuda_launch_flat_order(int64_t rows, int32_t top_k, int32_t list_width, const hisa_flat_lists_t *lists,
-                                uint64_t *list, uint64_t *bound, void *stream);
+                                uint64_t *list, void *stream);
 /* One rank: a place among its own tokens is the position. */
 int hisa_cuda_launch_flat_order_emit(const hisa_flat_lists_t *lists, const hisa_output_t *output,
                                      const hisa_segment_t *segment, void *stream);
@@ -130,10 +130,12 @@ int hisa_cuda_launch_flat_keep(const hisa_shard_t *shard, const hisa_tile_t *til
                                int64_t begin, int64_t chunk, const float *score, uint64_t *list,
                                hisa_flat_state_t *state, void *stream);
 int hisa_cuda_launch_flat_finish(int64_t rows, int32_t list_width, const hisa_flat_state_t *state, uint64_t *list,
-                                 uint64_t *bound, void *stream);
+                                 void *stream);
+int hisa_cuda_launch_flat_quantiles(int64_t rows, int32_t top_k, int32_t list_width, const uint64_t *list,
+                                    uint32_t *quantiles, void *stream);
 /* trimmed: uint64 [rows][list_width], begin: int64 [rows] of scratch. */
 int hisa_cuda_launch_flat_trim(const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t list_width,
-                               const uint64_t *bounds, uint64_t *list, int32_t *counts, uint64_t *trimmed,
+                               const uint32_t *quantiles, uint64_t *list, int32_t *counts, uint64_t *trimmed,
                                int64_t *begin, void *stream);
 /* sums: int64 [2][ranks] of scratch, as flat_sizes gives them. */
 int hisa_cuda_launch_flat_sizes(const hisa_shard_t *shard, const hisa_tile_t *tile, const hisa_segment_t *segments,
