@@ -1,6 +1,7 @@
 /* Mode flat, at the end: a row's entries in ascending position. Positions differ, so an entry's place is the
  * number of bits below its own in a map of positions: no comparisons, and as fast for positions in clusters. */
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/warp.cuh"
 #include "backend/order.h"
 
 enum { THREADS = 256, WARPS = THREADS / 32 };
@@ -44,12 +45,7 @@ template <typename Order> static __device__ __forceinline__ uint32_t count_map(O
 #pragma unroll
     for (int j = 0; j < Order::groups; ++j) {
         const uint32_t own = count_bits(shared.map[group_of(j)]);
-        uint32_t lanes = own;
-#pragma unroll
-        for (int distance = 1; distance < 32; distance *= 2) {
-            const uint32_t lower = __shfl_up_sync(0xFFFFFFFFu, lanes, distance);
-            lanes += lane >= distance ? lower : 0;
-        }
+        const uint32_t lanes = hisa_warp_scan(own);
         before[j] = sum + lanes - own;
         sum += __shfl_sync(0xFFFFFFFFu, lanes, 31);
     }

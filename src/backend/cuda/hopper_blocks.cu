@@ -82,20 +82,13 @@ static __device__ __forceinline__ void store_tile(const rows_t<HEADS> &shared, u
 template <int HEADS>
 static __device__ __forceinline__ hisa_rows_lane_t<row_target_t> look(const block_source_t &from, int64_t begin,
                                                                       int32_t tile_begin, int32_t tile_end) {
-    const int lane = static_cast<int>(threadIdx.x % 32);
-    const int64_t r = begin + lane;
-    hisa_rows_lane_t<row_target_t> own = {};
-    own.valid = lane < rows_t<HEADS>::rows && r < from.tile_rows;
+    hisa_rows_lane_t<row_target_t> own = hisa_look_at_row<HEADS, row_target_t>(
+        from.rows, begin, from.tile_rows, int64_t(tile_begin) * HISA_ROWS_TILE, int64_t(tile_end) * HISA_ROWS_TILE,
+        [&](const hisa_row_t &row, int64_t *first, int64_t *last) {
+            hisa_local_blocks_in_sight(from.shard, row, first, last);
+        });
     if (own.valid) {
-        const hisa_row_t row = from.rows[r];
-        own.source = row.source;
-        own.sequence = row.sequence;
-        int64_t low;
-        int64_t high;
-        hisa_local_blocks_in_sight(from.shard, row, &low, &high);
-        own.low = static_cast<int32_t>(hisa_max(low, int64_t(tile_begin) * HISA_ROWS_TILE));
-        own.high = static_cast<int32_t>(hisa_min(high, int64_t(tile_end) * HISA_ROWS_TILE));
-        own.target.key = from.key + r * from.shard.local_blocks;
+        own.target.key = from.key + (begin + threadIdx.x % 32) * from.shard.local_blocks;
     }
     return own;
 }

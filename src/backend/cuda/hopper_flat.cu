@@ -113,19 +113,13 @@ static __device__ __forceinline__ void take(const hisa_shard_t &shard, const sha
 template <int HEADS>
 static __device__ __forceinline__ hisa_rows_lane_t<target_t> look(const flat_source_t &from, int64_t begin,
                                                                   int32_t tile_begin, int32_t tile_end) {
-    const int lane = static_cast<int>(threadIdx.x % 32);
-    const int64_t r = begin + lane;
-    hisa_rows_lane_t<target_t> own = {};
-    own.valid = lane < shared_t<HEADS>::rows && r < from.tile_rows;
+    hisa_rows_lane_t<target_t> own = hisa_look_at_row<HEADS, target_t>(
+        from.rows, begin, from.tile_rows, from.begin + int64_t(tile_begin) * TILE,
+        from.begin + int64_t(tile_end) * TILE, [&](const hisa_row_t &row, int64_t *first, int64_t *last) {
+            hisa_local_tokens_in_sight(from.shard, row, first, last);
+        });
     if (own.valid) {
-        const hisa_row_t row = from.rows[r];
-        own.source = row.source;
-        own.sequence = row.sequence;
-        int64_t low;
-        int64_t high;
-        hisa_local_tokens_in_sight(from.shard, row, &low, &high);
-        own.low = static_cast<int32_t>(hisa_max(low, from.begin + int64_t(tile_begin) * TILE));
-        own.high = static_cast<int32_t>(hisa_min(high, from.begin + int64_t(tile_end) * TILE));
+        const int64_t r = begin + threadIdx.x % 32;
         const uint64_t rank = from.lists.least[r];
         /* Equal keys of later positions lose, and this chunk's positions are later than the list's. */
         const uint32_t least = rank == HISA_RANK_NONE ? 0 : hisa_rank_key(rank) + 1;

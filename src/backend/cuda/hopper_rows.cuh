@@ -234,6 +234,27 @@ template <typename Target> struct hisa_rows_lane_t {
     Target target;
 };
 
+/* The lane's of a batch's rows, which are rows[begin] on, of `count` in all; against keys [low, high) of those it sees.
+ * see(row, &begin, &end): these. What the target is to be is left to the caller, if the lane is valid. */
+template <int HEADS, typename Target, typename See>
+__device__ __forceinline__ hisa_rows_lane_t<Target>
+hisa_look_at_row(const hisa_row_t *rows, int64_t begin, int64_t count, int64_t low, int64_t high, const See &see) {
+    const int64_t r = begin + threadIdx.x % 32;
+    hisa_rows_lane_t<Target> own = {};
+    own.valid = static_cast<int>(threadIdx.x % 32) < hisa_rows_t<HEADS, Target>::rows && r < count;
+    if (own.valid) {
+        const hisa_row_t row = rows[r];
+        own.source = row.source;
+        own.sequence = row.sequence;
+        int64_t from;
+        int64_t to;
+        see(row, &from, &to);
+        own.low = static_cast<int32_t>(hisa_max(from, low));
+        own.high = static_cast<int32_t>(hisa_min(to, high));
+    }
+    return own;
+}
+
 /* Copies the rows of a batch's valid lanes. By the whole warp. */
 template <int HEADS, typename Target>
 __device__ __forceinline__ void hisa_feed_rows(hisa_rows_t<HEADS, Target> &shared, uint32_t which, int32_t tiles,

@@ -13,6 +13,7 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
+#include "backend/cuda/warp.cuh"
 #include "backend/order.h"
 
 #define HISA_RADIX_NONE 0u
@@ -103,16 +104,6 @@ template <int THREADS, int VECTORS, int BLOCKS> struct hisa_radix_t {
         return __reduce_add_sync(0xFFFFFFFFu, lane < warp ? shared.sums.sum[lane] : 0);
     }
 
-    static __device__ __forceinline__ uint32_t scan_lanes(uint32_t sum) {
-        const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-        for (int distance = 1; distance < 32; distance *= 2) {
-            const uint32_t lower = __shfl_up_sync(0xFFFFFFFFu, sum, distance);
-            sum += lane >= distance ? lower : 0;
-        }
-        return sum;
-    }
-
     /* Finds the bin of the left-th largest (left >= 1, no more than there are) and empties the histogram. Thread 0 has
      * the highest bins. Begins after and ends with a barrier. */
     static __device__ __forceinline__ void find_bin(shared_t &shared, uint32_t left) {
@@ -128,7 +119,7 @@ template <int THREADS, int VECTORS, int BLOCKS> struct hisa_radix_t {
         for (int i = 0; i < own_bins; ++i) {
             shared.histogram[lowest + i] = 0;
         }
-        const uint32_t lanes = scan_lanes(own);
+        const uint32_t lanes = hisa_warp_scan(own);
         uint32_t before = sum_of_lower_warps(shared, lanes) + lanes - own;
         if (before < left && before + own >= left) {
 #pragma unroll
@@ -227,7 +218,7 @@ template <int THREADS, int VECTORS, int BLOCKS> struct hisa_radix_t {
                     packed += counts(key[4 * v + c]) ? 1u << (8 * (v - base)) : 0u;
                 }
             }
-            const uint32_t lanes = scan_lanes(packed);
+            const uint32_t lanes = hisa_warp_scan(packed);
             const uint32_t sums = __shfl_sync(0xFFFFFFFFu, lanes, 31);
 #pragma unroll
             for (int v = base; v < VECTORS && v < base + 4; ++v) {

@@ -4,10 +4,11 @@
 
 /* Sum of the values of this lane and those below it. The whole warp calls it. */
 template <typename T> __device__ __forceinline__ T hisa_warp_scan(T sum) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
     for (int distance = 1; distance < 32; distance *= 2) {
         const T lower = __shfl_up_sync(0xFFFFFFFFu, sum, distance);
-        sum += static_cast<int>(threadIdx.x % 32) >= distance ? lower : 0;
+        sum += lane >= distance ? lower : 0;
     }
     return sum;
 }
