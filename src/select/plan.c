@@ -42,8 +42,12 @@ static void set_widths(const hisa_index_t *index, const hisa_select_options_t *o
 /* Bytes that one more row in a tile adds to the lists and the pool, of a lane if there are several. */
 static int64_t row_bytes(const hisa_index_t *index, const hisa_select_options_t *options, const hisa_plan_t *plan) {
     const int64_t ranks = index->shard.ranks;
+    const bool owner = plan->exchange == HISA_EXCHANGE_OWNER;
+    const bool dealt = options->queries_on == HISA_QUERIES_REPLICATED; /* else all rows may be one rank's */
     if (plan->keep.mode == HISA_MODE_FLAT) {
-        return ranks * plan->list_width * (int64_t)sizeof(uint64_t) * 2 + (int64_t)plan->keep.top_k * 16;
+        const int64_t received = owner && dealt ? 1 : ranks; /* lists of a row; by one-shot among them its own */
+        return (received + (owner ? 1 : 0)) * plan->list_width * (int64_t)sizeof(uint64_t) +
+               (int64_t)plan->keep.top_k * 8;
     }
     const int64_t scores = index->shard.block_size * (int64_t)sizeof(float);
     if (plan->single) {
@@ -54,8 +58,7 @@ static int64_t row_bytes(const hisa_index_t *index, const hisa_select_options_t 
         return ranks * entries * (int64_t)sizeof(uint64_t) + plan->list_width * scores + (int64_t)plan->keep.top_k * 8;
     }
     int64_t blocks = ranks * plan->list_width;
-    if (plan->exchange == HISA_EXCHANGE_OWNER) { /* the pool: of own rows, and of others' rows what is kept here */
-        const bool dealt = options->queries_on == HISA_QUERIES_REPLICATED;
+    if (owner) { /* the pool: of own rows, and of others' rows what is kept here */
         blocks = plan->list_width + (dealt ? hisa_ceil_div(plan->keep.width, ranks) : plan->keep.width);
     }
     return ranks * plan->list_width * (int64_t)sizeof(uint64_t) + blocks * scores;

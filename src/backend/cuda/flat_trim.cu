@@ -75,21 +75,23 @@ static __global__ void __launch_bounds__(HISA_PICK_THREADS)
     }
     uint32_t total;
     uint32_t above = hisa_block_scan(shared, own, &total);
-    const auto reach_of = [&](int i) {
-        return static_cast<uint32_t>(((i + 1) * int64_t(top_k) + HISA_QUANTILES - 1) / HISA_QUANTILES);
+    const auto reach_of = [&](uint32_t i) {
+        return static_cast<uint32_t>(((i + 1) * uint64_t(static_cast<uint32_t>(top_k)) + HISA_QUANTILES - 1) /
+                                     HISA_QUANTILES);
     };
-    for (int j = 0; j < OWN_BINS; ++j) {
-        const uint32_t inside = count[top - j];
-        for (int i = 0; inside > 0 && i < HISA_QUANTILES; ++i) {
-            if (reach_of(i) > above && reach_of(i) <= above + inside) {
-                out[i] = lowest[top - j];
-            }
-        }
-        above += inside;
+    uint32_t next = 0; /* the first quantile that lies lower */
+    while (next < HISA_QUANTILES && reach_of(next) <= above) {
+        ++next;
     }
-    const int i = static_cast<int>(threadIdx.x);
-    if (i < HISA_QUANTILES && reach_of(i) > total) {
-        out[i] = 0;
+#pragma unroll
+    for (int j = 0; j < OWN_BINS; ++j) {
+        above += count[top - j];
+        for (; next < HISA_QUANTILES && reach_of(next) <= above; ++next) {
+            out[next] = lowest[top - j];
+        }
+    }
+    if (threadIdx.x < HISA_QUANTILES && reach_of(threadIdx.x) > total) {
+        out[threadIdx.x] = 0;
     }
 }
 
