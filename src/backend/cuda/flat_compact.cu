@@ -91,7 +91,7 @@ static __device__ __forceinline__ void compact_row(shared_t<Radix> &shared, uint
     if (lane == 0) {
         shared.radix.sums.low[warp] = low;
     }
-    const uint32_t lanes = hisa_warp_scan(moves);
+    const uint32_t lanes = hisa_warp_scan(moves, static_cast<int>(threadIdx.x) % 32);
     const uint32_t before = Radix::sum_of_lower_warps(shared.radix, lanes) + lanes - moves;
     low = __reduce_min_sync(0xFFFFFFFFu, lane < Radix::warps ? shared.radix.sums.low[lane] : 0xFFFFFFFFu);
     uint32_t hole = before & 0xFFFF;

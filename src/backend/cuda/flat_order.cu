@@ -45,7 +45,7 @@ template <typename Order> static __device__ __forceinline__ uint32_t count_map(O
 #pragma unroll
     for (int j = 0; j < Order::groups; ++j) {
         const uint32_t own = count_bits(shared.map[group_of(j)]);
-        const uint32_t lanes = hisa_warp_scan(own);
+        const uint32_t lanes = hisa_warp_scan(own, lane);
         before[j] = sum + lanes - own;
         sum += __shfl_sync(0xFFFFFFFFu, lanes, 31);
     }

@@ -119,7 +119,7 @@ template <int THREADS, int VECTORS, int BLOCKS> struct hisa_radix_t {
         for (int i = 0; i < own_bins; ++i) {
             shared.histogram[lowest + i] = 0;
         }
-        const uint32_t lanes = hisa_warp_scan(own);
+        const uint32_t lanes = hisa_warp_scan(own, static_cast<int>(threadIdx.x) % 32);
         uint32_t before = sum_of_lower_warps(shared, lanes) + lanes - own;
         if (before < left && before + own >= left) {
 #pragma unroll
@@ -218,7 +218,7 @@ template <int THREADS, int VECTORS, int BLOCKS> struct hisa_radix_t {
                     packed += counts(key[4 * v + c]) ? 1u << (8 * (v - base)) : 0u;
                 }
             }
-            const uint32_t lanes = hisa_warp_scan(packed);
+            const uint32_t lanes = hisa_warp_scan(packed, static_cast<int>(threadIdx.x) % 32);
             const uint32_t sums = __shfl_sync(0xFFFFFFFFu, lanes, 31);
 #pragma unroll
             for (int v = base; v < VECTORS && v < base + 4; ++v) {
