@@ -4,17 +4,17 @@
 #include "base/checked.h"
 
 const lists_case_t lists_cases[] = {
-    {"fewer than k in all", 3, 200, 1000, 300, 0},
-    {"a few thousand a row", 4, 300, 2048, 2048, 0},
-    {"the same, equal keys", 4, 300, 2048, 2048, 5},
-    {"few rows of eight ranks", 8, 7, 2048, 2048, 0},
-    {"the same, one key", 8, 7, 2048, 2048, 1},
-    {"many rows of eight ranks", 8, 150, 2048, 2048, 40},
-    {"more rows than are merged at a time", 16, 1300, 64, 64, 0},
+    {"fewer than k in all", 200, 3, 1000, 300, 0},
+    {"a few thousand a row", 300, 4, 2048, 2048, 0},
+    {"the same, equal keys", 300, 4, 2048, 2048, 5},
+    {"few rows of eight ranks", 7, 8, 2048, 2048, 0},
+    {"the same, one key", 7, 8, 2048, 2048, 1},
+    {"many rows of eight ranks", 150, 8, 2048, 2048, 40},
+    {"more rows than are merged at a time", 1300, 16, 64, 64, 0},
     {"more than fit on chip", 5, 5, 9000, 9000, 30},
-    {"many ranks", 200, 4, 500, 500, 0},
-    {"one rank", 1, 150, 500, 500, 3},
-    {"k 1", 4, 300, 1, 1, 2},
+    {"many ranks", 4, 200, 500, 500, 0},
+    {"one rank", 150, 1, 500, 500, 3},
+    {"k 1", 300, 4, 1, 1, 2},
 };
 const int lists_cases_count = sizeof lists_cases / sizeof lists_cases[0];
 

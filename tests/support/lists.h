@@ -10,8 +10,8 @@
 /* Ranks' lists have up to `most` entries a row, of `keys` different keys (0: any float's). */
 typedef struct lists_case {
     const char *what;
-    int32_t ranks;
     int64_t rows;
+    int32_t ranks;
     int32_t top_k;
     int32_t most; /* at most top_k */
     uint32_t keys;
