@@ -285,8 +285,8 @@ typedef struct hisa_backend_ops {
 
     /* -- flat -- */
     /* The best min(top_k, in sight) of this rank's own tokens, in one pass over the keys: list [rows][list_width] ranks
-     * by ascending position (flat_trim keeps the order), the rest HISA_RANK_NONE. list_width >= min(top_k, tokens of
-     * this rank). */
+     * by ascending position (flat_trim keeps the order, flat_emit_local may count on it), the rest HISA_RANK_NONE.
+     * list_width >= min(top_k, tokens of this rank). */
     hisa_status_t (*flat_scan)(hisa_device_t *device, const hisa_shard_t *shard, const hisa_tile_t *tile, int32_t top_k,
                                int32_t list_width, uint64_t *list, int64_t *keys_scored, void *stream);
     /* How good the lists are: quantile i of a row is a key, as high as may be, that at least i + 1 of HISA_QUANTILES

@@ -6,11 +6,11 @@
 #include "backend/order.h"
 #include "base/checked.h"
 
-/* The ranks' lists of rows [row_begin, + rows) of the tile. */
+/* The ranks' lists of rows [row_begin, + rows) of the tile: packed by row, or, without counts, of list_width places
+ * each with HISA_RANK_NONE at the end. */
 struct ranks_lists_t {
     const uint64_t *entry;
-    const int32_t
-        *counts; /* [ranks][tile_rows]: lists packed by row; NULL: list_width each, HISA_RANK_NONE at the end */
+    const int32_t *counts; /* [ranks][tile_rows] or NULL */
     int64_t tile_rows;
     int64_t row_begin;
     int64_t rows;

@@ -1,5 +1,6 @@
 /* Flat mode: one pass over this rank's keys, a chunk of tokens at a time, each row keeping its best so far. Lists
- * ascend by position, since a chunk's winners are put behind those of earlier chunks: merge.cuh counts on that. */
+ * ascend by position, since a chunk's winners are put behind those of earlier chunks: a rank's results of its own
+ * tokens count on that (flat_emit_local). */
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/pick.cuh"
 #include "backend/cuda/scorer.cuh"
