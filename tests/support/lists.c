@@ -74,7 +74,7 @@ int64_t lists_pack(const lists_t *lists, int32_t rank, int64_t begin, int64_t en
 
 lists_side_t lists_side_make(hisa_backend_t backend, const lists_case_t *of) {
     enum { BLOCK = 128 };
-    lists_side_t side = {NULL};
+    lists_side_t side = {.comm = NULL};
     hisa_index_config_t config;
     hisa_index_config_init(&config);
     config.backend = backend;
