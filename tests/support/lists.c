@@ -116,27 +116,35 @@ void lists_from(const lists_side_t *side, void *memory, void *host, int64_t byte
 
 /* ---------------------------------------------------------------------------------------------- trimming */
 
-/* Entries of a list that reach a key. */
-static int64_t reaching(const uint64_t *list, int64_t n, uint64_t key) {
-    int64_t count = 0;
-    for (int64_t i = 0; i < n; ++i) {
-        count += hisa_rank_key(list[i]) >= key ? 1 : 0;
+static int compare_ranks(const void *a, const void *b) {
+    const uint64_t x = *(const uint64_t *)a;
+    const uint64_t y = *(const uint64_t *)b;
+    return (x < y) - (x > y);
+}
+
+/* How many of n ranks, the best first, reach a key. */
+static int64_t reaching(const uint64_t *best_first, int64_t n, uint64_t key) {
+    int64_t low = 0;
+    for (int64_t high = n; low < high;) {
+        const int64_t middle = (low + high) / 2;
+        if (hisa_rank_key(best_first[middle]) >= key) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
     }
-    return count;
+    return low;
 }
 
 static void check_quantiles(const lists_t *lists, int32_t rank, int64_t row, const uint32_t *quantile) {
     const lists_case_t *of = lists->of;
-    const uint64_t *list = lists_at(lists, rank, row);
-    const int64_t n = lists->count[rank * of->rows + row];
-    uint32_t low = UINT32_MAX;
-    uint32_t high = 0;
-    for (int64_t i = 0; i < n; ++i) {
-        const uint32_t key = hisa_rank_key(list[i]);
-        low = key != HISA_KEY_NAN && key < low ? key : low;
-        high = key > high ? key : high;
-    }
-    const float slack = (hisa_score_from_key(high) - hisa_score_from_key(low)) / 1000;
+    uint64_t *list = lists_zeroed(of->top_k, sizeof *list);
+    const int64_t n = lists_pack(lists, rank, row, row + 1, list);
+    qsort(list, (size_t)n, sizeof *list, compare_ranks);
+    const int64_t scores = reaching(list, n, HISA_KEY_NAN + 1); /* the others are NaN */
+    const uint32_t high = scores > 0 ? hisa_rank_key(list[0]) : HISA_KEY_NAN;
+    const uint32_t low = scores > 0 ? hisa_rank_key(list[scores - 1]) : HISA_KEY_NAN + 1;
+    const float slack = scores > 0 ? (hisa_score_from_key(high) - hisa_score_from_key(low)) / 1000 : 0;
     for (int32_t i = 0; i < HISA_QUANTILES; ++i) {
         const int64_t reach = hisa_ceil_div((i + 1) * (int64_t)of->top_k, HISA_QUANTILES);
         const bool there = reach <= n;
@@ -151,12 +159,7 @@ static void check_quantiles(const lists_t *lists, int32_t rank, int64_t row, con
                           of->what, rank, (int)row, i);
         }
     }
-}
-
-static int compare_ranks(const void *a, const void *b) {
-    const uint64_t x = *(const uint64_t *)a;
-    const uint64_t y = *(const uint64_t *)b;
-    return (x < y) - (x > y);
+    free(list);
 }
 
 /* The lowest rank of a row's best; HISA_RANK_NONE if all entries are. */
