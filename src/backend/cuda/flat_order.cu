@@ -156,6 +156,24 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
+/* Positions and scores (NULL: none) of a row's n entries in order, then -1 and 0 up to top_k. */
+template <typename Order>
+static __device__ __forceinline__ void put_results(Order &shared, const uint64_t *list, uint32_t n, int32_t top_k,
+                                                   int32_t *positions, float *scores) {
+    put_in_order(shared, list, n, [&](uint32_t place, uint64_t entry) {
+        positions[place] = hisa_rank_position(entry);
+        if (scores != nullptr) {
+            scores[place] = hisa_score_from_key(hisa_rank_key(entry));
+        }
+    });
+    for (int64_t i = int64_t(n) + threadIdx.x; i < top_k; i += THREADS) {
+        positions[i] = -1;
+        if (scores != nullptr) {
+            scores[i] = 0.0f;
+        }
+    }
+}
+
 template <typename Order>
 static __global__ void __launch_bounds__(THREADS)
     order_emit(hisa_flat_lists_t from, hisa_output_t output, hisa_segment_t segment) {
@@ -166,20 +184,8 @@ static __global__ void __launch_bounds__(THREADS)
     const int64_t r = segment.tile_begin + blockIdx.x;
     const int64_t at = segment.output_begin + blockIdx.x;
     const uint32_t n = from.count[r];
-    int32_t *indices = output.indices + at * output.top_k;
-    float *scores = output.scores != nullptr ? output.scores + at * output.top_k : nullptr;
-    put_in_order(shared, from.list + r * from.capacity, n, [&](uint32_t place, uint64_t entry) {
-        indices[place] = hisa_rank_position(entry);
-        if (scores != nullptr) {
-            scores[place] = hisa_score_from_key(hisa_rank_key(entry));
-        }
-    });
-    for (int64_t i = int64_t(n) + threadIdx.x; i < output.top_k; i += THREADS) {
-        indices[i] = -1;
-        if (scores != nullptr) {
-            scores[i] = 0.0f;
-        }
-    }
+    put_results(shared, from.list + r * from.capacity, n, output.top_k, output.indices + at * output.top_k,
+                output.scores != nullptr ? output.scores + at * output.top_k : nullptr);
     if (output.counts != nullptr && threadIdx.x == 0) {
         output.counts[at] = static_cast<int32_t>(n);
     }
@@ -188,28 +194,14 @@ static __global__ void __launch_bounds__(THREADS)
 /* A merged row's winners. */
 template <typename Order>
 static __global__ void __launch_bounds__(THREADS)
-    order_merged(int32_t top_k, hisa_flat_lists_t from, int32_t *positions_of, float *selected_of,
-                 uint64_t *threshold) {
+    order_merged(int32_t top_k, hisa_flat_lists_t from, int32_t *positions, float *selected, uint64_t *threshold) {
     __shared__ Order shared;
     hisa_grid_release();
     clear_map(shared);
     hisa_grid_wait();
     const int64_t r = blockIdx.x;
-    const uint32_t n = from.count[r];
-    int32_t *positions = positions_of + r * top_k;
-    float *selected = selected_of != nullptr ? selected_of + r * top_k : nullptr;
-    put_in_order(shared, from.list + r * from.capacity, n, [&](uint32_t place, uint64_t entry) {
-        positions[place] = hisa_rank_position(entry);
-        if (selected != nullptr) {
-            selected[place] = hisa_score_from_key(hisa_rank_key(entry));
-        }
-    });
-    for (int64_t i = int64_t(n) + threadIdx.x; i < top_k; i += THREADS) {
-        positions[i] = -1;
-        if (selected != nullptr) {
-            selected[i] = 0.0f;
-        }
-    }
+    put_results(shared, from.list + r * from.capacity, from.count[r], top_k, positions + r * top_k,
+                selected != nullptr ? selected + r * top_k : nullptr);
     if (threadIdx.x == 0) {
         threshold[r] = from.least[r];
     }
