@@ -43,7 +43,8 @@ static double oneshot_row_bytes(const hisa_policy_t *policy, const hisa_select_o
 }
 
 /* The same by owner merge: what a rank receives as an owner, averaged over rows, and what comes back. In mode flat
- * quantiles and counts go to all, and of the entries that are left half a quantile's part of k a rank too many. */
+ * quantiles and counts go to all, and of the entries that are left half a quantile's part of k a rank too many, unless
+ * scores are equal. */
 static double owner_row_bytes(const hisa_policy_t *policy, const hisa_select_options_t *options) {
     const double ranks = policy->ranks;
     const double size = policy->block_size;
