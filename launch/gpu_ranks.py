@@ -14,6 +14,7 @@ import time
 RANKS = [1, 2, 4, 8]
 REPEATS = 5
 LIMIT = 200  # seconds of a run
+FIRST = "make_rows"  # of a call
 SCORING = ["score_blocks", "score_tokens"]
 NAME = re.compile(r"\b([a-z][a-z0-9_]*)(?:<[^()]*>)?\(")
 
@@ -38,16 +39,15 @@ def profile(options, ranks):
 
 
 def of_last_calls(launches, ranks):
-    """Per kernel [rank][repeat] of the timed calls, which are the last; only what each of them launches equally often."""
+    """Per kernel [rank][repeat] of the timed calls, which come last and begin with FIRST each: kernels that each launches once."""
+    calls = REPEATS * ranks
+    begins = [at for at, (kernel, _) in enumerate(launches) if kernel == FIRST]
+    if len(begins) < calls:
+        sys.exit(f"gpu-ranks: {ranks} ranks: {len(begins)} launches of {FIRST}, where there must be {calls} at least")
     kernels = {}
-    for kernel, us in launches:
+    for kernel, us in launches[begins[-calls]:]:
         kernels.setdefault(kernel, []).append(us)
-    calls = {}
-    for kernel, times in kernels.items():
-        last = times[-REPEATS * ranks:]
-        if len(last) == REPEATS * ranks:
-            calls[kernel] = [last[rank::ranks] for rank in range(ranks)]
-    return calls
+    return {kernel: [times[rank::ranks] for rank in range(ranks)] for kernel, times in kernels.items() if len(times) == calls}
 
 
 def fit(times):
